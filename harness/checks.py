@@ -1,0 +1,119 @@
+"""The table of checks, read from checks.toml: what each claims, why, what it needs and where it lives."""
+
+import tomllib
+from collections.abc import Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from harness.errors import HarnessError, did_you_mean
+from harness.thresholds import explain_validation
+
+CHECKS_PATH = Path(__file__).with_name("checks.toml")
+
+# Nominal parameters of each scale, by the marker that selects it; smallest first.
+SCALES = {"tiny": "3.5M", "small": "8M", "medium": "30M", "large": "125M"}
+MARKERS = {scale: marker for marker, scale in SCALES.items()}
+
+Scale = Literal["3.5M", "8M", "30M", "125M"]
+
+
+class CheckError(HarnessError):
+    """checks.toml is malformed, or a check id is unknown."""
+
+
+class Check(BaseModel):
+    """One row of the table.
+
+    claim         what PASS asserts; why: what goes wrong if it does not hold; method: how it is measured
+    needs         checks that must not have failed before this one means anything
+    suite, file   directory under suites/ and the test file in it
+    scales        scales whose evidence demands this check
+    hard_gate     a FAIL forbids scaling up whatever the scores say; category: the score it feeds
+    branches      ``hybrid`` where the claim compares two branches: NA for a model with one
+    known_answers modules that register its known-answer tests
+    mutants       broken subjects that must FAIL it
+    next          what to do when it fails
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: str
+    title: str
+    claim: str
+    why: str
+    method: str
+    needs: tuple[str, ...] = ()
+    suite: Literal["gates", "state", "canaries", "diagnostics", "graduation"]
+    file: str = Field(pattern=r"^test_\w+\.py$")
+    scales: tuple[Scale, ...] = Field(min_length=1)
+    hard_gate: bool
+    category: Literal["stability", "canary", "scaling", "resource", "none"]
+    branches: Literal["any", "hybrid"] = "any"
+    known_answers: tuple[str, ...] = ()
+    mutants: tuple[str, ...] = ()
+    next: str
+    source: str
+
+    @property
+    def path(self) -> str:
+        """The test file, relative to the project."""
+        return f"suites/{self.suite}/{self.file}"
+
+
+class Checks(Mapping[str, Check]):
+    """All checks by id, in the order of the file."""
+
+    def __init__(self, checks: Mapping[str, Check]):
+        self._checks = dict(checks)
+
+    def __getitem__(self, check_id: str) -> Check:
+        return self._checks[check_id]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._checks)
+
+    def __len__(self) -> int:
+        return len(self._checks)
+
+    def find(self, name: str) -> Check:
+        """The check of that id, whatever its case. Raises CheckError with near matches."""
+        by_lower = {check_id.lower(): check for check_id, check in self._checks.items()}
+        if name.lower() not in by_lower:
+            raise CheckError(f"no check has the id {name!r}; {did_you_mean(name, self._checks)}")
+        return by_lower[name.lower()]
+
+    def depths(self, extra_needs: Mapping[str, set[str]]) -> dict[str, int]:
+        """Length of the longest chain of prerequisites below each check: sorting by it is a valid order.
+
+        extra_needs holds prerequisites that tests add with their marker. Raises CheckError for a cycle.
+        """
+        graph = {check_id: {*check.needs, *extra_needs.get(check_id, ())} for check_id, check in self._checks.items()}
+        try:
+            order = list(TopologicalSorter(graph).static_order())
+        except CycleError as error:
+            raise CheckError(f"checks need each other in a circle: {' -> '.join(error.args[1])}") from error
+        depths: dict[str, int] = {}
+        for check_id in order:
+            depths[check_id] = max((depths[need] + 1 for need in graph[check_id]), default=0)
+        return depths
+
+
+def load_checks(path: Path = CHECKS_PATH) -> Checks:
+    """Read and validate a table of checks. Raises CheckError that names the entry at fault."""
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        rows = {check_id: {"id": check_id, **row} for check_id, row in raw.items()}
+        table = Checks(TypeAdapter(dict[str, Check]).validate_python(rows))
+    except tomllib.TOMLDecodeError as error:
+        raise CheckError(f"{path}: not TOML: {error}") from error
+    except ValidationError as error:
+        raise CheckError(f"{path}: {explain_validation(error)}") from error
+    for check in table.values():
+        for need in check.needs:
+            if need not in table:
+                raise CheckError(f"{path}: [{check.id}] needs {need!r}, which is no check; {did_you_mean(need, table)}")
+    table.depths({})
+    return table

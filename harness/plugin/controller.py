@@ -1,0 +1,135 @@
+"""The controller's side: gathers records from every process, misses what did not come, decides, reports."""
+
+import shlex
+import time
+
+import pytest
+
+from harness.plugin.board import Board, group_by_check
+from harness.plugin.judge import RECORD
+from harness.plugin.settings import SETTINGS, TABLES, describe_subject
+from harness.records import Record, Status
+from harness.report import Report, RunFacts
+
+
+class Controller:
+    """One per session, in the process that the user started. Never part of an xdist worker."""
+
+    def __init__(self, config: pytest.Config, board: Board):
+        self.config = config
+        self.board = board
+        self.records: list[Record] = []
+        self.finished: set[str] = set()
+        self.crashed: set[str] = set()
+        self.plain_failures = 0
+        self.report: Report | None = None
+        self._began = time.perf_counter()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Take the records of an item once: the report of its teardown carries all of them."""
+        if report.failed and report.nodeid not in self.board.planned():
+            self.plain_failures += 1
+        if report.when != "teardown":
+            return
+        texts = [text for name, text in report.user_properties if name == RECORD]
+        if texts:
+            self.finished.add(report.nodeid)
+            self.records += [Record.model_validate_json(str(text)) for text in texts]
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: object, error: object | None) -> None:
+        """A worker died. Nothing may wait for what it held: until it is rerun elsewhere, it is MISSING."""
+        if error is None:
+            return
+        for nodeid in self.board.planned():
+            if self.board.status(nodeid) is None:
+                self.board.finish(nodeid, Status.MISSING)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_handlecrashitem(self, crashitem: str) -> None:
+        """The item that a dead worker was running. xdist does not run it again."""
+        self.crashed.add(crashitem)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        """Decide, write the report and set the exit code; pytest's own 2 to 5 stay."""
+        self.board.close()
+        planned = self.board.planned()
+        if not planned:
+            return
+        ended = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
+        unreported = [nodeid for nodeid in planned if nodeid not in self.finished]
+        for nodeid in unreported:
+            self._miss(nodeid, planned[nodeid], announce=ended and not session.shouldfail)
+        self.report = self._write(planned, exitstatus if not ended else None)
+        if ended:
+            session.exitstatus = self.report.exit_code
+
+    def _miss(self, nodeid: str, check_id: str, announce: bool) -> None:
+        """Record an item that never reported, and tell everything that listens to reports, JUnit among them."""
+        died = nodeid in self.crashed
+        reason = "its worker process died" if died else "planned, and never reported"
+        settings = self.config.stash[SETTINGS]
+        self.records.append(
+            Record(
+                check=check_id,
+                metric="",
+                status=Status.MISSING,
+                nodeid=nodeid,
+                note=reason,
+                model=settings.model,
+                scale=settings.scale,
+                device=settings.device,
+            )
+        )
+        # the report of a crash has already reached them
+        if announce and not died:
+            location = (nodeid.partition("::")[0], None, nodeid)
+            message = f"{check_id} MISSING: {reason}"
+            lost = pytest.TestReport(nodeid, location, {}, "failed", message, "setup")
+            self.config.hook.pytest_runtest_logreport(report=lost)
+
+    def _write(self, planned: dict[str, str], interrupted: int | None) -> Report:
+        from harness.provenance import collect
+        from harness.render import write_report
+
+        settings, tables = self.config.stash[SETTINGS], self.config.stash[TABLES]
+        subject = describe_subject(self.config)
+        arguments = [str(argument) for argument in self.config.invocation_params.args]
+        facts = RunFacts(
+            model=settings.model,
+            parameters=subject.parameters if subject else None,
+            corpus=subject.corpus if subject else settings.corpus,
+            embedded_corpus=subject.embedded_corpus if subject else False,
+            device=settings.device,
+            scope=settings.scope,
+            scale=settings.scale,
+            seeds=settings.seeds,
+            command=shlex.join(["pytest", *arguments]),
+            records=self.records,
+            planned=planned,
+            rerun={
+                check_id: settings.command(list(dict.fromkeys(nodeid.partition("::")[0] for nodeid in nodeids)))
+                for check_id, nodeids in group_by_check(planned).items()
+            },
+            fail_on_warn=settings.fail_on_warn,
+            other_failures=self.plain_failures,
+            interrupted=interrupted,
+            runs=self.board.runs(),
+            provenance={
+                **collect(settings.device),
+                "seeds": list(settings.seeds),
+                "thresholds_sha256": tables.thresholds.sha256,
+                "wall_s": time.perf_counter() - self._began,
+            },
+        )
+        return write_report(facts, tables.checks, tables.thresholds, settings.report)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """The summary of the run, worst check first."""
+        if self.report is None:
+            return
+        from harness.plugin.terminal import write_summary
+
+        write_summary(terminalreporter, self.report, self.config.stash[SETTINGS].report)

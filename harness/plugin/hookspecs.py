@@ -1,0 +1,29 @@
+"""Hooks the plugin calls. Suites implement them: the plugin itself knows neither models nor corpora."""
+
+from pathlib import Path
+
+import pytest
+
+from harness.plugin.settings import Settings, Subject
+
+
+@pytest.hookspec(firstresult=True)
+def pytest_groundthink_tables(config: pytest.Config) -> tuple[Path, Path] | None:
+    """The paths of checks.toml and thresholds.toml; the plugin's own tests bring small ones."""
+
+
+def pytest_groundthink_validate(settings: Settings) -> None:
+    """Refuse a model, a corpus or an override that does not exist, before anything runs.
+
+    Called when a session over the suites is configured, in the controller and in every worker. Raise HarnessError:
+    its message is shown and pytest exits with 4.
+    """
+
+
+@pytest.hookspec(firstresult=True)
+def pytest_groundthink_describe_subject(settings: Settings) -> Subject | None:
+    """What is under test: its branches decide which checks are NA, the rest goes into the report.
+
+    Called once a process, before its first check; in the controller when the report is written. Raise HarnessError if
+    the subject cannot be described: every check is then INVALID.
+    """

@@ -1,0 +1,220 @@
+"""Options, ``--explain`` and the refusal of bad usage: everything that is decided before collection."""
+
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from harness.checks import CHECKS_PATH, SCALES, load_checks
+from harness.errors import HarnessError
+from harness.plugin import hookspecs
+from harness.plugin.board import Board
+from harness.plugin.controller import Controller
+from harness.plugin.settings import (
+    DEFAULT_MODEL,
+    DEFAULT_STORE,
+    SETTINGS,
+    TABLES,
+    Settings,
+    Tables,
+    parse_overrides,
+    require_writable,
+    scale_of,
+    seeds_of,
+)
+from harness.thresholds import THRESHOLDS_PATH, load_thresholds
+
+if TYPE_CHECKING:
+    from xdist.workermanage import WorkerController
+
+BOARD = pytest.StashKey[Board]()
+WORKER_DIRECTORY = "groundthink_board"
+WORKER_WAITS = "groundthink_waits"
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    """Declare the hooks that suites implement."""
+    pluginmanager.add_hookspecs(hookspecs)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Declare the options: the contract with users, scripts and CI."""
+    group = parser.getgroup("groundthink", "validation of stateful language models (pytest suites/gates -m tiny)")
+    group.addoption(
+        "--model",
+        default=DEFAULT_MODEL,
+        metavar="MODEL",
+        help="what is under test: a registry name, file.py:factory, package.module:factory or mutant:NAME "
+        "(default: %(default)s)",
+    )
+    group.addoption("--checkpoint", metavar="PATH", help="weights to measure instead of training the fixture")
+    group.addoption(
+        "--corpus", default="", metavar="CORPUS", help="sotu, markov, PATH or hf:REPO[/CONFIG] (default: the preset's)"
+    )
+    group.addoption(
+        "--device",
+        default="auto",
+        choices=("auto", "cpu", "cuda"),
+        help="where to train and measure; auto takes a GPU if there is one (default: %(default)s)",
+    )
+    group.addoption("--seeds", default="1", metavar="N", help="seeds 0 .. N-1 of every training (default: %(default)s)")
+    group.addoption(
+        "--set",
+        action="append",
+        default=[],
+        dest="overrides",
+        metavar="SECTION.KEY=VALUE",
+        help="change one value of the preset, for example train.steps=2000; repeatable",
+    )
+    group.addoption(
+        "--store", default=DEFAULT_STORE, metavar="DIR", help="where trained fixtures are kept (default: %(default)s)"
+    )
+    group.addoption(
+        "--report", metavar="DIR", help="where the report goes (default: reports/out/<scale>-<model>-<time>/)"
+    )
+    group.addoption("--fail-on-warn", action="store_true", help="count WARN as a failure")
+    group.addoption("--explain", metavar="ID", help="say what a check measures, its limits and their source, and exit")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> int | None:
+    """Answer ``--explain`` instead of running anything."""
+    if config.option.explain is None:
+        return None
+    from harness.plugin.explain import explain
+
+    try:
+        text = explain(config.option.explain, _load_tables(config))
+    except HarnessError as error:
+        raise pytest.UsageError(f"--explain: {error}") from error
+    sys.stdout.write(text)
+    return 0
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Parse the options and refuse what cannot work, before anything is collected."""
+    for marker, scale in SCALES.items():
+        config.addinivalue_line("markers", f"{marker}: checks that evidence at {scale} parameters demands")
+    config.addinivalue_line(
+        "markers", "check(id, needs=()): the test measures this check of checks.toml, after the checks it needs"
+    )
+    config.addinivalue_line("markers", "kat: a known-answer test of a metric")
+    runs = runs_suites(config) and not config.option.collectonly
+    try:
+        config.stash[TABLES] = _load_tables(config)
+        config.stash[SETTINGS] = settings = _parse(config, resolve=runs)
+        if runs_suites(config):
+            config.hook.pytest_groundthink_validate(settings=settings)
+        if runs:
+            require_writable("--store", settings.store)
+            require_writable("--report", settings.report)
+    except HarnessError as error:
+        raise pytest.UsageError(str(error)) from error
+    _share_board(config)
+    if runs and not is_worker(config) and getattr(config.option, "xmlpath", "") is None:
+        # junitxml reads this in its own pytest_configure, which runs after this one
+        config.option.xmlpath = str(settings.report / "junit.xml")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Remove what the processes of this session shared."""
+    if not is_worker(config) and BOARD in config.stash:
+        shutil.rmtree(config.stash[BOARD].directory)
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    """Say what is under test, where, and where the report will be."""
+    if not runs_suites(config):
+        return None
+    settings = config.stash[SETTINGS]
+    seeds = f"{len(settings.seeds)} seed{'s' if len(settings.seeds) > 1 else ''}"
+    return f"groundthink: {settings.model} at {settings.scale}, {settings.device}, {seeds}; report: {settings.report}"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: "WorkerController") -> None:
+    """Tell an xdist worker where the board is. Waiting is safe only where items are handed out in their order."""
+    config = node.config
+    node.workerinput[WORKER_DIRECTORY] = str(config.stash[BOARD].directory)
+    node.workerinput[WORKER_WAITS] = config.option.dist == "load"
+
+
+@pytest.fixture(scope="session")
+def settings(request: pytest.FixtureRequest) -> Settings:
+    """The options of this session."""
+    return request.config.stash[SETTINGS]
+
+
+def is_worker(config: pytest.Config) -> bool:
+    """Whether this process is a worker of pytest-xdist."""
+    return hasattr(config, "workerinput")
+
+
+def runs_suites(config: pytest.Config) -> bool:
+    """Whether the command line reaches into ``suites/``: by a path inside it, or by one that holds it."""
+    suites = config.rootpath / "suites"
+    if not suites.is_dir():
+        return False
+    for argument in config.args:
+        path = (config.invocation_params.dir / argument.partition("::")[0]).resolve()
+        if path.is_relative_to(suites) or suites.is_relative_to(path):
+            return True
+    return False
+
+
+def _share_board(config: pytest.Config) -> None:
+    if is_worker(config):
+        given = config.workerinput  # type: ignore[attr-defined]
+        config.stash[BOARD] = Board(Path(given[WORKER_DIRECTORY]), waits=given[WORKER_WAITS])
+        return
+    board = Board(Path(tempfile.mkdtemp(prefix="groundthink-")), waits=False)
+    config.stash[BOARD] = board
+    config.pluginmanager.register(Controller(config, board), "groundthink-controller")
+
+
+def _load_tables(config: pytest.Config) -> Tables:
+    paths = config.hook.pytest_groundthink_tables(config=config)
+    checks_path, thresholds_path = paths or (CHECKS_PATH, THRESHOLDS_PATH)
+    tables = Tables(load_checks(checks_path), load_thresholds(thresholds_path))
+    for check_id in tables.thresholds.checks:
+        tables.checks.find(check_id)
+    return tables
+
+
+def _parse(config: pytest.Config, resolve: bool) -> Settings:
+    option = config.option
+    scale = scale_of(option.markexpr)
+    checkpoint = Path(option.checkpoint) if option.checkpoint else None
+    if checkpoint is not None and not checkpoint.exists():
+        raise HarnessError(f"--checkpoint {checkpoint}: there is no such file or directory")
+    name = "".join(letter if letter.isalnum() or letter in "-._" else "-" for letter in option.model)
+    default_report = config.rootpath / "reports" / "out" / f"{scale}-{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    return Settings(
+        model=option.model,
+        checkpoint=checkpoint,
+        corpus=option.corpus,
+        device=_resolve_device(option.device) if resolve else option.device,
+        scale=scale,
+        seeds=seeds_of(option.seeds),
+        overrides=parse_overrides(option.overrides),
+        store=Path(option.store),
+        report=Path(option.report) if option.report else default_report,
+        fail_on_warn=option.fail_on_warn,
+    )
+
+
+def _resolve_device(name: str) -> str:
+    if name == "cpu":
+        return "cpu"
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    if name == "cuda":
+        raise HarnessError("--device cuda: torch sees no GPU here; give --device cpu, or install a CUDA build of torch")
+    return "cpu"

@@ -1,0 +1,74 @@
+"""The summary at the end of a run: one verdict line, then the worst check first."""
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from harness.records import Status
+from harness.report import CheckResult, Report, format_band, format_measurement, label
+
+STYLES = {
+    "PASS": "green",
+    "WARN": "yellow",
+    "FAIL": "bold red",
+    "INVALID": "bold magenta",
+    "MISSING": "bold magenta",
+    "INCOMPLETE": "bold magenta",
+}
+WITH_ADVICE = (Status.FAIL, Status.INVALID, Status.MISSING, Status.WARN)
+
+
+def write_summary(reporter: pytest.TerminalReporter, report: Report, directory: Path) -> None:
+    """Write the summary of a report, as wide as the terminal, coloured only where pytest colours."""
+    console = Console(
+        file=io.StringIO(),
+        force_terminal=reporter.hasmarkup,
+        no_color=not reporter.hasmarkup,
+        width=reporter._tw.fullwidth,
+        legacy_windows=False,
+        highlight=False,
+    )
+    console.print(Text(report.headline, style=STYLES.get(report.outcome, "bold")))
+    console.print(Text("; ".join(report.stamps), style="dim"))
+    console.print(_table(report))
+    for result in report.checks:
+        if result.status in WITH_ADVICE:
+            _advise(console, result)
+    console.print(f"report  {directory / 'decision.html'}   ({report.provenance['wall_s']:.0f} s)", soft_wrap=True)
+    reporter.section("groundthink")
+    assert isinstance(console.file, io.StringIO)
+    reporter.write(console.file.getvalue())
+
+
+def _table(report: Report) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("check", no_wrap=True)
+    table.add_column("status", no_wrap=True)
+    table.add_column("worst record", overflow="fold")
+    table.add_column("value [interval]", overflow="fold")
+    table.add_column("pass", overflow="fold")
+    table.add_column("margin", no_wrap=True)
+    for result in report.checks:
+        worst = result.worst
+        measured = worst is not None and worst.value is not None
+        table.add_row(
+            result.id,
+            Text(result.status, style=STYLES.get(result.status, "dim")),
+            Text(label(worst) if worst and worst.metric else (worst.note if worst else "")),
+            Text(format_measurement(worst) if worst and measured else ""),
+            Text(_limit(worst.threshold.pass_band, worst.threshold.calibrated) if worst and worst.threshold else ""),
+            result.margin,
+        )
+    return table
+
+
+def _limit(band: tuple[float, float], calibrated: bool) -> str:
+    return format_band(band) if calibrated else f"{format_band(band)} (uncalibrated)"
+
+
+def _advise(console: Console, result: CheckResult) -> None:
+    console.print(Text(f"{result.id}  again  {result.rerun}"), soft_wrap=True)

@@ -1,0 +1,408 @@
+"""The training loop: one for every model, corpus, device and mutant.
+
+Batches are windows at random places, a function of the seed and the step alone. Recurrent state is therefore not
+carried from one batch to the next: each window starts from the model's initial state.
+"""
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from harness.checkpoint import load_training, load_weights, save_training, save_weights, write_synced
+from harness.config import BatchTokens, RunConfig, config_sha256
+from harness.data import TokenDataset, Tokens
+from harness.errors import HarnessError
+from harness.evaluation import autocast, evaluate, to_device
+from harness.events import Monitor
+from harness.hashing import canonical_json
+from harness.optim import branch_parameters, learning_rate, make_optimizer, set_learning_rate
+from harness.progress import Progress
+from harness.runlog import RunLog
+from harness.runtime import CleanInterrupt, Interrupt, configure_cpu, deferred_interrupt, seeded
+
+OUTCOME, CHECKPOINTS, RESUME = "outcome.json", "checkpoints", "resume"
+
+# Reading a number off a GPU waits for it, so rows are collected there and read together.
+_CUDA_ROWS = 20
+
+
+class TrainError(HarnessError):
+    """The training cannot be run as asked. The message says why."""
+
+
+class TrainingPatch:
+    """What a subject changes in its own training: nothing. A mutant broken in training overrides a hook.
+
+    ``name`` enters the store's key. ``step`` counts updates from 0.
+    """
+
+    name = "none"
+
+    def batch(self, inputs: Tokens, targets: Tokens, *, seed: int, step: int) -> tuple[Tokens, Tokens]:
+        """The batch ``[B, T]`` that the model is to see instead. Must be a function of its arguments."""
+        return inputs, targets
+
+    def gradients(self, model: nn.Module, step: int) -> None:
+        """Change ``parameter.grad`` before it is measured and clipped."""
+
+    def after_step(self, model: nn.Module, step: int) -> None:
+        """Change the weights after the update."""
+
+
+NO_PATCH = TrainingPatch()
+
+
+@dataclass(frozen=True)
+class TrainOutcome:
+    """How a training ended.
+
+    finished  all steps done       diverged  loss or gradient norm was not finite       stopped  a monitor's STOP
+    steps     updates done; for a diverged run those before the one that showed it
+    wall_s    seconds of all processes that worked on it
+    """
+
+    status: Literal["finished", "diverged", "stopped"]
+    steps: int
+    reason: str
+    wall_s: float
+
+
+def resolve_dtype(config: RunConfig, device: str) -> torch.dtype:
+    """The dtype of the matrix products on a device."""
+    auto = "bfloat16" if device == "cuda" else "float32"
+    return (
+        torch.bfloat16
+        if (auto if config.train.dtype == "auto" else config.train.dtype) == "bfloat16"
+        else torch.float32
+    )
+
+
+def checkpoint_directory(directory: Path, step: int) -> Path:
+    """Where the weights after ``step`` updates are kept."""
+    return directory / CHECKPOINTS / f"step-{step:06d}"
+
+
+def read_outcome(directory: Path) -> TrainOutcome | None:
+    """How the training in a directory ended; None when it has not."""
+    path = directory / OUTCOME
+    return TrainOutcome(**json.loads(path.read_text(encoding="utf8"))) if path.is_file() else None
+
+
+def train(
+    model: nn.Module,
+    dataset: TokenDataset,
+    config: RunConfig,
+    directory: Path,
+    *,
+    seed: int,
+    device: str,
+    patch: TrainingPatch = NO_PATCH,
+    monitors: Sequence[Monitor] = (),
+    progress: Progress | None = None,
+) -> TrainOutcome:
+    """Train ``model`` in place, or go on with the training that ``directory`` holds, and write everything there.
+
+    ``metrics.jsonl`` (``harness.runlog``), ``checkpoints/step-*`` (``harness.checkpoint``; the last is resumable) and
+    ``outcome.json``. The caller initialises the model, under ``seeded(seed)``. Ctrl-C ends the current step, saves
+    and raises KeyboardInterrupt; after a kill the next call goes on from the last periodic checkpoint. Either way
+    the result is bit-equal to an uninterrupted run. A training that already ended is returned as it is, with the
+    model's weights as they were at its end (a diverged one leaves the model alone).
+
+    Raises ``TrainError``, ``CheckpointError`` and ``RunLogError``.
+    """
+    if device not in BatchTokens.model_fields:
+        raise TrainError(f"device {device}: there is no such device; allowed: {', '.join(BatchTokens.model_fields)}")
+    directory.mkdir(parents=True, exist_ok=True)
+    if device == "cpu":
+        configure_cpu(config.train.threads)
+    else:
+        # its random state is saved and restored by seeded() only once it exists
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+    with seeded(seed, "train"), deferred_interrupt() as interrupt:
+        loop = _Loop(model, dataset, config, directory, seed, device, patch, monitors, progress, interrupt)
+        ended = read_outcome(directory)
+        if ended is None:
+            return loop.run()
+        if ended.status != "diverged":
+            load_weights(checkpoint_directory(directory, ended.steps), model)
+        return ended
+
+
+class _Ended(Exception):  # noqa: N818 (a way out of the loop, not an error)
+    """The training is over before its last step."""
+
+    def __init__(self, status: Literal["diverged", "stopped"], step: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status: Literal["diverged", "stopped"] = status
+        self.step, self.reason = step, reason
+
+
+@dataclass(frozen=True)
+class _Pending:
+    """A step's row whose numbers may still be on the device."""
+
+    step: int
+    lr: float
+    names: tuple[str, ...]
+    values: Tensor
+
+
+class _Loop:
+    """The state of one training. Between two phases (evaluate, save, update) everything can be saved."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        dataset: TokenDataset,
+        config: RunConfig,
+        directory: Path,
+        seed: int,
+        device: str,
+        patch: TrainingPatch,
+        monitors: Sequence[Monitor],
+        progress: Progress | None,
+        interrupt: Interrupt,
+    ) -> None:
+        self.model, self.dataset, self.config, self.directory = model.to(device), dataset, config, directory
+        self.device, self.dtype = torch.device(device), resolve_dtype(config, device)
+        self.patch, self.monitors, self.progress, self.interrupt = patch, monitors, progress, interrupt
+        self.batch_tokens: int = getattr(config.train.batch_tokens, device)
+        self.batch_size = self.batch_tokens // config.data.seq_len
+        self.optimizer = make_optimizer(model, config.train)
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.branches = {name: list(members.values()) for name, members in branch_parameters(model).items()}
+        # to stop at the same step wherever it runs, a run that may stop looks at every row at once
+        self.rows_at_once = _CUDA_ROWS if device == "cuda" and not config.monitors.stop else 1
+        self.identity = {
+            "config_sha256": config_sha256(config),
+            "corpus_sha256": dataset.corpus_sha256,
+            "tokenizer_sha256": dataset.tokenizer_sha256,
+            "seed": seed,
+            "device": device,
+            "patch": patch.name,
+        }
+        self.seed, self.step, self.next_batch, self.evaluated_step = seed, 0, 0, -1
+        self.pending: list[_Pending] = []
+        self.saved: tuple[int, int] | None = None
+        self.started_s = time.monotonic()
+
+    def run(self) -> TrainOutcome:
+        """All phases in order, from wherever the directory stands."""
+        self.log = self._open()
+        if self.progress is not None:
+            self.progress.begin(self.config.train.steps, self.step)
+        try:
+            try:
+                self._train()
+                return self._finish("finished", "all steps done")
+            except _Ended as ended:
+                return self._finish(ended.status, ended.reason, ended.step)
+            except CleanInterrupt:
+                self._save()
+                raise
+        finally:
+            self.log.close()
+            if self.progress is not None:
+                self.progress.end()
+
+    def _open(self) -> RunLog:
+        """A new log with its header, or the state of the newest checkpoint and its log."""
+        found = sorted(path for path in self.directory.glob(f"{RESUME}/step-*") if path.suffix != ".partial")
+        if found:
+            return self._resume(found[-1])
+        log = RunLog(self.directory)
+        header: dict[str, Any] = {
+            "kind": "header",
+            **self.identity,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "steps": self.config.train.steps,
+            "batch_tokens": self.batch_tokens,
+            "seq_len": self.config.data.seq_len,
+            "num_params": sum(p.numel() for p in self.parameters),
+        }
+        for branch, parameters in self.branches.items():
+            header[f"num_params_{branch}"] = sum(p.numel() for p in parameters)
+        log.write(header)
+        return log
+
+    def _resume(self, checkpoint: Path) -> RunLog:
+        training = load_training(self.model, self.optimizer, checkpoint, self.identity)
+        self.step, self.next_batch = training["step"], training["next_batch"]
+        self.evaluated_step = training["evaluated_step"]
+        self.saved = (self.step, self.evaluated_step)
+        self.started_s -= training["wall_s"]
+        for monitor, state in zip(self.monitors, training["monitors"], strict=True):
+            monitor.load_state_dict(state)
+        return RunLog(self.directory, training["log"])
+
+    def _train(self) -> None:
+        config = self.config
+        self.model.train()
+        while True:
+            if self.step % config.eval.every_steps == 0 and self.evaluated_step != self.step:
+                self._evaluate()
+            if self.step == config.train.steps:
+                self._drain()
+                return
+            if self.step in config.train.checkpoint_steps:
+                self._drain()
+                save_weights(self.model, checkpoint_directory(self.directory, self.step))
+            if self.step % config.train.save_every == 0 and self.step > 0:
+                self._save()
+            self._update()
+            self._pause()
+
+    def _pause(self) -> None:
+        """Where Ctrl-C takes effect."""
+        if self.interrupt.requested:
+            self._drain()
+            self.interrupt.check()
+
+    def _update(self) -> None:
+        """One update of the weights and the row that describes it."""
+        config, monitors = self.config.train, self.config.monitors
+        scalars = {"loss": self._backward()}
+        self.patch.gradients(self.model, self.step)
+        scalars["grad_norm"] = nn.utils.get_total_norm(_gradients(self.parameters))
+        for branch, parameters in self.branches.items():
+            scalars[f"grad_norm_{branch}"] = nn.utils.get_total_norm(_gradients(parameters))
+
+        measured = self.branches if (self.step + 1) % monitors.update_every == 0 else {}
+        before = {branch: [p.detach().clone() for p in parameters] for branch, parameters in measured.items()}
+        nn.utils.clip_grads_with_norm_(self.parameters, config.clip_norm, scalars["grad_norm"])
+        lr = learning_rate(self.step, config)
+        set_learning_rate(self.optimizer, lr)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.patch.after_step(self.model, self.step)
+        for branch, old in before.items():
+            scalars[f"update_ratio_{branch}"] = _update_ratio(self.branches[branch], old)
+
+        self.step += 1
+        self.next_batch += 1
+        values = torch.stack([value.detach().to(self.device, torch.float64) for value in scalars.values()])
+        self.pending.append(_Pending(self.step, lr, tuple(scalars), values))
+        if len(self.pending) >= self.rows_at_once:
+            self._drain()
+
+    def _backward(self) -> Tensor:
+        """Gradients of the mean cross entropy of this step's batch; returns that mean, in nats."""
+        micro_batches = self.config.train.grad_accumulation
+        batch = self.dataset.training_batch(self.seed, self.next_batch, self.batch_size, self.config.data.seq_len)
+        inputs, targets = self.patch.batch(*batch, seed=self.seed, step=self.step)
+        total = torch.zeros((), device=self.device)
+        size = self.batch_size // micro_batches
+        for begin in range(0, self.batch_size, size):
+            rows = slice(begin, begin + size)
+            with autocast(self.device, self.dtype):
+                logits_BTV = self.model(to_device(inputs[rows], self.device))
+            targets_N = to_device(targets[rows], self.device).flatten()
+            loss = F.cross_entropy(logits_BTV.float().flatten(0, 1), targets_N) / micro_batches
+            loss.backward()  # type: ignore[no-untyped-call]
+            total = total + loss.detach()
+        return total
+
+    def _drain(self) -> None:
+        """Log the rows that wait, in order. Raises ``_Ended`` at the first that is not finite."""
+        pending, self.pending = self.pending, []
+        table = torch.cat([row.values for row in pending]).tolist() if pending else []
+        for row in pending:
+            values, table = table[: len(row.names)], table[len(row.names) :]
+            scalars = dict(zip(row.names, values, strict=True))
+            clipped = scalars["grad_norm"] > self.config.train.clip_norm
+            self._log({"kind": "step", "step": row.step, "lr": row.lr, **scalars, "clipped": clipped})
+            for name in ("loss", "grad_norm"):
+                if not math.isfinite(scalars[name]):
+                    raise _Ended("diverged", row.step - 1, f"{name} is {scalars[name]} at step {row.step}")
+            if self.progress is not None:
+                self.progress.update(row.step, f"loss {scalars['loss']:.3f}")
+
+    def _log(self, row: Mapping[str, Any]) -> None:
+        """Write a row, show it to the monitors, and write what they say."""
+        self.log.write(row)
+        for event in [event for monitor in self.monitors for event in monitor.observe(row)]:
+            self.log.write({**asdict(event), "kind": "event", "severity": event.kind})
+            if event.kind == "STOP" and self.config.monitors.stop:
+                raise _Ended("stopped", self.step, f"{event.criterion}: {event.evidence}")
+
+    def _evaluate(self) -> None:
+        self._drain()
+        row = self._evaluation("eval", self.config.eval.tokens)
+        self.evaluated_step = self.step
+        self._log(row)
+        if not math.isfinite(row["val_loss"]):
+            raise _Ended("diverged", self.step, f"validation loss is {row['val_loss']} after {self.step} updates")
+
+    def _evaluation(self, kind: str, tokens: int) -> dict[str, Any]:
+        length = self.config.data.seq_len
+        windows = self.dataset.validation_windows(length, tokens // length)
+        result = evaluate(self.model, windows, self.batch_size, self.dtype, before_batch=self.interrupt.check)
+        return {
+            "kind": kind,
+            "step": self.step,
+            "val_loss": result.loss_nats,
+            "val_se": result.loss_se,
+            "tokens": result.tokens,
+            "documents": result.documents.tolist(),
+            "loss_sums": result.loss_sums.tolist(),
+            "token_counts": result.token_counts.tolist(),
+        }
+
+    def _save(self) -> None:
+        """A resumable checkpoint of this moment, in place of the one before."""
+        self._drain()
+        if self.saved == (self.step, self.evaluated_step):
+            return
+        target = self.directory / RESUME / f"step-{self.step:06d}"
+        self._save_to(target)
+        self.saved = (self.step, self.evaluated_step)
+        for old in (self.directory / RESUME).iterdir():
+            if old != target:
+                shutil.rmtree(old)
+
+    def _save_to(self, target: Path) -> None:
+        self.log.sync()
+        training = {
+            "identity": self.identity,
+            "step": self.step,
+            "next_batch": self.next_batch,
+            "evaluated_step": self.evaluated_step,
+            "log": self.log.position,
+            "monitors": [monitor.state_dict() for monitor in self.monitors],
+            "wall_s": time.monotonic() - self.started_s,
+        }
+        save_training(self.model, self.optimizer, training, target)
+
+    def _finish(
+        self, status: Literal["finished", "diverged", "stopped"], reason: str, step: int | None = None
+    ) -> TrainOutcome:
+        """The last evaluation and checkpoint (a diverged run has neither) and the outcome."""
+        step = self.step if step is None else step
+        if status != "diverged":
+            self.log.write(self._evaluation("final_eval", self.config.eval.final_tokens))
+            self._save_to(checkpoint_directory(self.directory, self.step))
+        self.log.sync()
+        outcome = TrainOutcome(status, step, reason, time.monotonic() - self.started_s)
+        write_synced(self.directory / f"{OUTCOME}.partial", canonical_json(asdict(outcome)).encode())
+        (self.directory / f"{OUTCOME}.partial").replace(self.directory / OUTCOME)
+        shutil.rmtree(self.directory / RESUME, ignore_errors=True)
+        return outcome
+
+
+def _gradients(parameters: Sequence[nn.Parameter]) -> list[Tensor]:
+    return [p.grad for p in parameters if p.grad is not None]
+
+
+def _update_ratio(parameters: Sequence[nn.Parameter], before: Sequence[Tensor]) -> Tensor:
+    """||dW|| / ||W|| of one update over all tensors of a branch, W as it was before."""
+    change = nn.utils.get_total_norm([p.detach() - old for p, old in zip(parameters, before, strict=True)])
+    return change / nn.utils.get_total_norm(list(before))

@@ -1,0 +1,164 @@
+"""The public operations: check the inputs, fix the dtypes, call the chosen backend.
+
+Dtypes    computed in fp32, or in fp64 when any input is fp64; ``y`` comes back in the dtype of the values that went in
+          (``v``, ``x`` or ``u``); states are always in the compute dtype.
+States    ``None`` means zeros. Gradients flow to every input and from and to both states.
+Errors    ``KernelInputError`` (a ``ValueError``) when shapes, dtypes, devices or, on the CPU, signs do not fit.
+"""
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+
+from kernels import backends
+from kernels.shapes import KernelInputError, bind
+
+__all__ = ["KernelInputError", "causal_conv1d", "selective_scan", "ssd", "wkv6"]
+
+ACTIVATIONS = (None, "silu")
+
+
+def wkv6(
+    r_BTHK: Tensor,
+    k_BTHK: Tensor,
+    v_BTHV: Tensor,
+    log_w_BTHK: Tensor,
+    u_HK: Tensor,
+    initial_state_BHKV: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    r"""RWKV-6 time mixing, head by head, without a scale.
+
+        y_t = r_t (S_{t-1} + diag(u) k_t^T v_t)
+        S_t = diag(exp(log_w_t)) S_{t-1} + k_t^T v_t
+
+    ``log_w <= 0`` is the logarithm of the decay, ``-exp(d)`` in RWKV's own notation; ``-inf`` forgets everything.
+    NaN and inf reach the positions from theirs on, and no others.
+
+    Returns ``y [B,T,H,V]`` and the final state ``S_T [B,H,K,V]``.
+    Source: Peng et al., "Eagle and Finch", arXiv:2404.05892, section 4.2.
+    """
+    named = {"r_BTHK": r_BTHK, "k_BTHK": k_BTHK, "v_BTHV": v_BTHV, "log_w_BTHK": log_w_BTHK, "u_HK": u_HK}
+    if initial_state_BHKV is not None:
+        named["initial_state_BHKV"] = initial_state_BHKV
+    size = bind("wkv6", named)
+    _require_not_positive("wkv6", "log_w_BTHK", log_w_BTHK, "it is the logarithm of a decay in [0, 1]")
+    dtype = _compute_dtype(named)
+    state = _state(initial_state_BHKV, (size["B"], size["H"], size["K"], size["V"]), dtype, v_BTHV.device)
+    inputs = [t.to(dtype) for t in (r_BTHK, k_BTHK, v_BTHV, log_w_BTHK, u_HK)]
+    y_BTHV, final_BHKV = backends.resolve("wkv6", v_BTHV.device.type)(*inputs, state)
+    return y_BTHV.to(v_BTHV.dtype), final_BHKV
+
+
+def ssd(
+    x_BTHP: Tensor,
+    dt_BTH: Tensor,
+    A_H: Tensor,
+    B_BTGN: Tensor,
+    C_BTGN: Tensor,
+    initial_state_BHPN: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    r"""Mamba-2's state-space recurrence, head by head.
+
+        S_t = exp(dt_t A) S_{t-1} + dt_t x_t B_t^T
+        y_t = S_t C_t                                  the state after its update; the skip D x stays in the model
+
+    ``dt >= 0`` is after its softplus, ``A <= 0``; ``H`` is a multiple of ``G``: head h reads group ``h // (H / G)``.
+    NaN and inf reach the positions from theirs on, and no others.
+
+    Returns ``y [B,T,H,P]`` and the final state ``S_T [B,H,P,N]``.
+    Source: Dao & Gu, "Transformers are SSMs", arXiv:2405.21060, section 3.
+    """
+    named = {"x_BTHP": x_BTHP, "dt_BTH": dt_BTH, "A_H": A_H, "B_BTGN": B_BTGN, "C_BTGN": C_BTGN}
+    if initial_state_BHPN is not None:
+        named["initial_state_BHPN"] = initial_state_BHPN
+    size = bind("ssd", named)
+    if size["H"] % size["G"]:
+        raise KernelInputError(f"ssd: H={size['H']} heads cannot share G={size['G']} groups; H must be a multiple of G")
+    _require_not_positive("ssd", "A_H", A_H, "it is the rate of a decay: pass -exp(A_log)")
+    _require_not_positive("ssd", "-dt_BTH", -dt_BTH, "a step is at least 0: pass softplus(dt + dt_bias)")
+    dtype = _compute_dtype(named)
+    state = _state(initial_state_BHPN, (size["B"], size["H"], size["P"], size["N"]), dtype, x_BTHP.device)
+    inputs = [t.to(dtype) for t in (x_BTHP, dt_BTH, A_H, B_BTGN, C_BTGN)]
+    y_BTHP, final_BHPN = backends.resolve("ssd", x_BTHP.device.type)(*inputs, state)
+    return y_BTHP.to(x_BTHP.dtype), final_BHPN
+
+
+def causal_conv1d(
+    x_BTC: Tensor,
+    weight_Cw: Tensor,
+    bias_C: Tensor,
+    initial_state_BCw: Tensor | None = None,
+    activation: str | None = "silu",
+) -> tuple[Tensor, Tensor]:
+    r"""Depthwise causal convolution of width w, with an optional SiLU.
+
+        y_tc = act(bias_c + sum_j weight_cj x_{t-w+1+j, c})        j = 0 .. w-1, positions before 0 from the state
+
+    Returns ``y [B,T,C]`` and the last ``w-1`` inputs ``[B,C,w-1]``, oldest first (from the initial state where T < w-1).
+    """
+    named = {"x_BTC": x_BTC, "weight_Cw": weight_Cw, "bias_C": bias_C}
+    size = bind("causal_conv1d", named)
+    if activation not in ACTIVATIONS:
+        raise KernelInputError(f"causal_conv1d: activation must be None or 'silu', but is {activation!r}")
+    shape = (size["B"], size["C"], size["w"] - 1)
+    if initial_state_BCw is not None:
+        if initial_state_BCw.shape != shape or not initial_state_BCw.is_floating_point():
+            raise KernelInputError(
+                f"causal_conv1d: initial_state_BCw must be floating point [B, C, w-1] = {list(shape)}, but is "
+                f"{initial_state_BCw.dtype} {list(initial_state_BCw.shape)}"
+            )
+        named["initial_state_BCw"] = initial_state_BCw
+    dtype = _compute_dtype(named)
+    state = _state(initial_state_BCw, shape, dtype, x_BTC.device)
+    inputs = [t.to(dtype) for t in (x_BTC, weight_Cw, bias_C)]
+    y_BTC, final_BCw = backends.resolve("causal_conv1d", x_BTC.device.type)(*inputs, state, activation)
+    return y_BTC.to(x_BTC.dtype), final_BCw
+
+
+def selective_scan(
+    u_BTC: Tensor,
+    delta_BTC: Tensor,
+    A_CN: Tensor,
+    B_BTN: Tensor,
+    C_BTN: Tensor,
+    D_C: Tensor,
+    initial_state_BCN: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    r"""Mamba-1's selective scan.
+
+        S_t = exp(delta_t A) S_{t-1} + delta_t u_t B_t
+        y_t = S_t C_t + D u_t
+
+    ``delta >= 0`` is after its softplus and bias, ``A <= 0``.
+
+    Returns ``y [B,T,C]`` and the final state ``S_T [B,C,N]``.
+    Source: Gu & Dao, "Mamba", arXiv:2312.00752, section 3.2, algorithm 2.
+    """
+    named = {"u_BTC": u_BTC, "delta_BTC": delta_BTC, "A_CN": A_CN, "B_BTN": B_BTN, "C_BTN": C_BTN, "D_C": D_C}
+    if initial_state_BCN is not None:
+        named["initial_state_BCN"] = initial_state_BCN
+    size = bind("selective_scan", named)
+    _require_not_positive("selective_scan", "A_CN", A_CN, "it is the rate of a decay: pass -exp(A_log)")
+    _require_not_positive("selective_scan", "-delta_BTC", -delta_BTC, "a step is at least 0: pass it after softplus")
+    dtype = _compute_dtype(named)
+    state = _state(initial_state_BCN, (size["B"], size["C"], size["N"]), dtype, u_BTC.device)
+    inputs = [t.to(dtype) for t in (u_BTC, delta_BTC, A_CN, B_BTN, C_BTN, D_C)]
+    y_BTC, final_BCN = backends.resolve("selective_scan", u_BTC.device.type)(*inputs, state)
+    return y_BTC.to(u_BTC.dtype), final_BCN
+
+
+def _compute_dtype(tensors: dict[str, Tensor]) -> torch.dtype:
+    return torch.float64 if any(t.dtype == torch.float64 for t in tensors.values()) else torch.float32
+
+
+def _state(state: Tensor | None, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.zeros(shape, dtype=dtype, device=device) if state is None else state.to(dtype)
+
+
+def _require_not_positive(op: str, name: str, tensor: Tensor, why: str) -> None:
+    """Refuse positive values. NaN passes, for it must be seen downstream; reading a GPU tensor would stall it."""
+    if tensor.device.type != "cpu" or isinstance(tensor, FakeTensor) or torch.compiler.is_compiling():
+        return
+    largest = tensor.detach().amax().item()
+    if largest > 0:
+        raise KernelInputError(f"{op}: {name} must not be positive, but its largest value is {largest:.6g}; {why}")

@@ -1,0 +1,240 @@
+"""Which implementation of an operation runs: chosen once a process, by name, with the reason kept.
+
+Order of choice on a device: the environment variable ``GROUNDTHINK_<OP>`` (such as ``GROUNDTHINK_WKV6=chunked``) if it
+is set, else the first backend of the table that is available there. A backend that fails raises; nothing falls back.
+"""
+
+import difflib
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from kernels.cpu.build import compiler_version
+
+
+class BackendError(ValueError):
+    """An operation or backend that does not exist, or does not run here. The message lists what does."""
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One implementation of one operation.
+
+    devices    device types it runs on; empty means all
+    load       imports, builds if needed, and returns the function
+    available  (True, why it can run) or (False, what is missing and how to get it); must not build
+    """
+
+    op: str
+    name: str
+    devices: frozenset[str]
+    load: Callable[[], Callable[..., Any]]
+    available: Callable[[], tuple[bool, str]]
+
+    def runs_on(self, device_type: str) -> tuple[bool, str]:
+        """Whether it runs on a device type, and why."""
+        if self.devices and device_type not in self.devices:
+            return False, f"runs on {', '.join(sorted(self.devices))} only, not on {device_type}"
+        return self.available()
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The backend chosen for an operation on a device type, and why."""
+
+    op: str
+    name: str
+    reason: str
+
+
+# Executed calls by (op, backend).
+calls: Counter[tuple[str, str]] = Counter()
+
+REFERENCE = "reference"
+
+_forced: dict[str, list[str]] = {}
+_wrappers: dict[str, list[Callable[[Callable[..., Any]], Callable[..., Any]]]] = {}
+
+
+def _always() -> tuple[bool, str]:
+    return True, "plain PyTorch"
+
+
+def _compiler() -> tuple[bool, str]:
+    version = compiler_version()
+    if version is None:
+        return False, "no C++ compiler found: install g++ or set CXX"
+    return True, f"built with {version}"
+
+
+def _reference(op: str) -> Callable[[], Callable[..., Any]]:
+    def load() -> Callable[..., Any]:
+        from kernels import reference
+
+        function: Callable[..., Any] = getattr(reference, f"{op}_reference")
+        return function
+
+    return load
+
+
+def _cpp(op: str) -> Callable[[], Callable[..., Any]]:
+    def load() -> Callable[..., Any]:
+        from kernels.cpu import ops
+
+        ops.load()
+        function: Callable[..., Any] = getattr(ops, f"{op}_cpp")
+        return function
+
+    return load
+
+
+def _load_wkv6_chunked() -> Callable[..., Any]:
+    from kernels.wkv6_chunked import wkv6_chunked
+
+    return wkv6_chunked
+
+
+def _load_ssd_chunked() -> Callable[..., Any]:
+    from kernels.ssd_chunked import ssd_chunked
+
+    return ssd_chunked
+
+
+def _load_conv1d_shifted() -> Callable[..., Any]:
+    from kernels.conv1d_shifted import causal_conv1d_shifted
+
+    return causal_conv1d_shifted
+
+
+_CPU = frozenset({"cpu"})
+_ANY: frozenset[str] = frozenset()
+
+# Best first.
+_TABLE = (
+    Backend("wkv6", "cpp", _CPU, _cpp("wkv6"), _compiler),
+    Backend("wkv6", "chunked", _ANY, _load_wkv6_chunked, _always),
+    Backend("wkv6", "reference", _ANY, _reference("wkv6"), _always),
+    Backend("ssd", "cpp", _CPU, _cpp("ssd"), _compiler),
+    Backend("ssd", "chunked", _ANY, _load_ssd_chunked, _always),
+    Backend("ssd", "reference", _ANY, _reference("ssd"), _always),
+    Backend("causal_conv1d", "cpp", _CPU, _cpp("causal_conv1d"), _compiler),
+    Backend("causal_conv1d", "shifted", _ANY, _load_conv1d_shifted, _always),
+    Backend("causal_conv1d", "reference", _ANY, _reference("causal_conv1d"), _always),
+    Backend("selective_scan", "reference", _ANY, _reference("selective_scan"), _always),
+)
+
+OPS = tuple(dict.fromkeys(backend.op for backend in _TABLE))
+
+
+def names(op: str) -> tuple[str, ...]:
+    """The backends of an operation, best first. Raises ``BackendError`` for an unknown operation."""
+    if op not in OPS:
+        raise BackendError(_unknown("operation", op, OPS))
+    return tuple(backend.name for backend in _TABLE if backend.op == op)
+
+
+def get(op: str, name: str) -> Backend:
+    """One backend by name. Raises ``BackendError`` for an unknown operation or backend."""
+    if name not in names(op):
+        raise BackendError(_unknown(f"backend of {op}", name, names(op)))
+    return next(backend for backend in _TABLE if (backend.op, backend.name) == (op, name))
+
+
+@cache
+def select(op: str, device_type: str) -> Choice:
+    """The backend of an operation on a device type (``cpu``, ``cuda``), decided on the first call of the process.
+
+    Raises ``BackendError`` when ``GROUNDTHINK_<OP>`` names a backend that does not exist or does not run here.
+    """
+    variable = f"GROUNDTHINK_{op.upper()}"
+    wanted = os.environ.get(variable) if op in OPS else None
+    if wanted:
+        ok, why = get(op, wanted).runs_on(device_type)
+        if not ok:
+            raise BackendError(f"{variable}={wanted}: {why}. Unset {variable} or choose among {', '.join(names(op))}")
+        return Choice(op, wanted, f"{variable} is set; {why}")
+    passed_over = []
+    for name in names(op):
+        ok, why = get(op, name).runs_on(device_type)
+        if ok:
+            return Choice(op, name, "; ".join([why, *passed_over]))
+        passed_over.append(f"not {name}: {why}")
+    raise BackendError(f"{op} has no backend on {device_type}: {'; '.join(passed_over)}")
+
+
+def resolve(op: str, device_type: str) -> Callable[..., Any]:
+    """The function to call now, counted in ``calls``: the forced backend, or else the selected one."""
+    name = forced(op) or select(op, device_type).name
+    backend = get(op, name)
+    if backend.devices and device_type not in backend.devices:
+        raise BackendError(f"{op}: backend {name} {backend.runs_on(device_type)[1]}")
+    function = _loaded(op, name)
+    calls[op, name] += 1
+    # the oracle is beyond the reach of what is planted in a kernel: it must stay able to show it
+    for wrapper in _wrappers.get(op, []) if name != REFERENCE else []:
+        function = wrapper(function)
+    return function
+
+
+def forced(op: str) -> str | None:
+    """The backend that ``force`` holds in place now, if any."""
+    stack = _forced.get(op)
+    return stack[-1] if stack else None
+
+
+@contextmanager
+def force(op: str, name: str) -> Iterator[None]:
+    """Run every call of ``op`` on the backend ``name`` inside the block: for tests and negative controls.
+
+    Raises ``BackendError`` for an unknown or unavailable backend.
+    """
+    backend = get(op, name)
+    ok, why = backend.available()
+    if not ok:
+        raise BackendError(f"{op}: backend {name} is not available: {why}")
+    stack = _forced.setdefault(op, [])
+    stack.append(name)
+    try:
+        yield
+    finally:
+        stack.pop()
+
+
+@contextmanager
+def wrap(op: str, wrapper: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
+    """Put ``wrapper`` around whatever backend of ``op`` runs inside the block, except the reference.
+
+    For negative controls and mutants: a kernel that raises, poisons its output or drops a gradient.
+    """
+    names(op)
+    stack = _wrappers.setdefault(op, [])
+    stack.append(wrapper)
+    try:
+        yield
+    finally:
+        stack.pop()
+
+
+def describe(device_type: str) -> dict[str, dict[str, str]]:
+    """What runs on a device type and why: ``{op: {"backend": name, "reason": text}}``."""
+    described = {}
+    for op in OPS:
+        name = forced(op)
+        choice = Choice(op, name, "forced") if name else select(op, device_type)
+        described[op] = {"backend": choice.name, "reason": choice.reason}
+    return described
+
+
+@cache
+def _loaded(op: str, name: str) -> Callable[..., Any]:
+    return get(op, name).load()
+
+
+def _unknown(what: str, given: str, allowed: tuple[str, ...]) -> str:
+    near = difflib.get_close_matches(given, allowed, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return f"unknown {what} {given!r}{hint} Allowed: {', '.join(allowed)}"

@@ -1,0 +1,1 @@
+"""C++ backends for the CPU."""

@@ -1,0 +1,175 @@
+"""Parity with the fp64 oracle: one metric and one procedure, for the project's tests and for gate G0."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kernels import api, backends
+
+LENGTHS = (1, 2, 63, 64, 65, 127, 128, 257, 1000)
+# What the decays of a case are like: keep_all is exactly 1, forget_all exactly 0.
+DECAYS = ("typical", "keep_all", "forget_all", "strong", "near_one", "mixed")
+OPS_WITH_DECAYS = ("wkv6", "ssd")
+
+Operation = Callable[..., tuple[Tensor, Tensor]]
+
+
+def rms_error(actual: Tensor, expected: Tensor) -> float:
+    r"""RMS of the error relative to RMS of the expected values, computed in fp64.
+
+        error = sqrt(sum (actual - expected)^2 / sum expected^2)
+
+    Unit    1. NaN when either side holds NaN or infinities. Where everything expected is 0: 0 if so is everything
+            actual, else inf.
+    Raises  ``ValueError`` when the shapes differ.
+
+    >>> rms_error(torch.tensor([3.0, 4.5]), torch.tensor([3.0, 4.0]))
+    0.1
+    """
+    if actual.shape != expected.shape:
+        raise ValueError(f"cannot compare shape {list(actual.shape)} with the expected {list(expected.shape)}")
+    wanted = expected.detach().double().cpu()
+    difference = (actual.detach().double().cpu() - wanted).norm().item()
+    scale = wanted.norm().item()
+    if not math.isfinite(difference) or not math.isfinite(scale):
+        return math.nan
+    if scale == 0:
+        return 0.0 if difference == 0 else math.inf
+    return difference / scale
+
+
+def worst(errors: Mapping[str, float]) -> tuple[str, float]:
+    """Name and value of the largest error; NaN counts as larger than any number."""
+    return max(errors.items(), key=lambda item: math.inf if math.isnan(item[1]) else item[1])
+
+
+def errors_of(function: Operation, op: str, inputs: Mapping[str, Tensor]) -> dict[str, float]:
+    """Errors of ``function`` against the fp64 oracle of ``op``, run on the CPU on the same, already rounded inputs.
+
+    ``function`` takes ``inputs`` by name, as the public operation does. The loss weights ``y`` and the final state with
+    fixed random numbers, so both send gradients.
+
+    Returns ``rms_error`` by name: ``y``, ``final_state`` and ``grad <input>`` for every input.
+    """
+    actual = _outputs_and_gradients(function, inputs)
+    with backends.force(op, "reference"):
+        exact = {name: tensor.detach().cpu().double() for name, tensor in inputs.items()}
+        expected = _outputs_and_gradients(getattr(api, op), exact)
+    return {name: rms_error(actual[name], expected[name]) for name in expected}
+
+
+def compare(op: str, backend: str, inputs: Mapping[str, Tensor]) -> dict[str, float]:
+    """``errors_of`` the public operation ``op`` on one backend.
+
+    Raises ``BackendError`` when the backend does not exist or does not run on the device of the inputs.
+    """
+    with backends.force(op, backend):
+        return errors_of(getattr(api, op), op, inputs)
+
+
+def _outputs_and_gradients(function: Operation, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    leaves = {name: tensor.detach().clone().requires_grad_() for name, tensor in inputs.items()}
+    y, final_state = function(**leaves)
+    # drawn in one dtype on the CPU, so that oracle and candidate see the same loss
+    generator = torch.Generator().manual_seed(0)
+    weights = [torch.randn(t.shape, generator=generator).to(t) for t in (y, final_state)]
+    gradients = torch.autograd.grad([y, final_state], list(leaves.values()), weights)
+    named = {f"grad {name}": gradient for name, gradient in zip(leaves, gradients, strict=True)}
+    return {"y": y, "final_state": final_state, **named}
+
+
+@dataclass(frozen=True)
+class ParityCase:
+    """One point of the comparison: an operation, a number of positions and a kind of decay."""
+
+    op: str
+    length: int
+    decays: str = "typical"
+
+    def __str__(self) -> str:
+        return f"{self.op}-T{self.length}-{self.decays}"
+
+    def inputs(
+        self, head_size: int = 32, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    ) -> dict[str, Tensor]:
+        """Random inputs by name, with a non-zero initial state: 2 rows, 2 heads, sizes of ``head_size``."""
+        generator = torch.Generator().manual_seed(self.length)
+        made = _MAKERS[self.op](generator, self.length, head_size, self.decays)
+        return {name: tensor.to(dtype=dtype, device=device) for name, tensor in made.items()}
+
+
+def parity_cases(*ops: str) -> Iterator[ParityCase]:
+    """Every length with every kind of decay, for the named operations or for all."""
+    for op in ops or backends.OPS:
+        for length in LENGTHS:
+            for decays in DECAYS if op in OPS_WITH_DECAYS else DECAYS[:1]:
+                yield ParityCase(op, length, decays)
+
+
+def _wkv6_inputs(generator: torch.Generator, T: int, size: int, decays: str) -> dict[str, Tensor]:
+    shape = (2, T, 2, size)
+    r, k, v, noise = (torch.randn(shape, generator=generator) for _ in range(4))
+    uniform = torch.rand(shape, generator=generator)
+    log_w = {
+        "typical": -torch.exp(noise - 2),
+        "keep_all": torch.zeros(shape),
+        "forget_all": torch.full(shape, -math.inf),
+        "strong": -5 - 55 * uniform,
+        "near_one": torch.full(shape, math.log1p(-1e-6)),
+        "mixed": torch.where(uniform < 0.1, -math.inf, torch.where(uniform > 0.8, 0.0, -torch.exp(3 * noise - 2))),
+    }[decays]
+    u = torch.randn(2, size, generator=generator)
+    state = torch.randn(2, 2, size, size, generator=generator)
+    return {"r_BTHK": r, "k_BTHK": k, "v_BTHV": v, "log_w_BTHK": log_w, "u_HK": u, "initial_state_BHKV": state}
+
+
+def _ssd_inputs(generator: torch.Generator, T: int, size: int, decays: str) -> dict[str, Tensor]:
+    x = torch.randn(2, T, 2, size, generator=generator)
+    dt = torch.rand(2, T, 2, generator=generator) * 0.1 + 0.01
+    rates = {
+        "typical": (-1.0, -16.0),
+        "keep_all": (0.0, 0.0),
+        # exp(dt A) is 0 in fp64 too
+        "forget_all": (-1e6, -1e6),
+        "strong": (-400.0, -500.0),
+        "near_one": (-1e-5, -1e-5),
+        "mixed": (-1e-4, -1e6),
+    }[decays]
+    B, C = (torch.randn(2, T, 1, size, generator=generator) for _ in range(2))
+    state = torch.randn(2, 2, size, size, generator=generator)
+    A = torch.tensor(rates)
+    return {"x_BTHP": x, "dt_BTH": dt, "A_H": A, "B_BTGN": B, "C_BTGN": C, "initial_state_BHPN": state}
+
+
+def _conv1d_inputs(generator: torch.Generator, T: int, size: int, decays: str) -> dict[str, Tensor]:
+    channels, width = 2 * size, 4
+    return {
+        "x_BTC": torch.randn(2, T, channels, generator=generator),
+        "weight_Cw": torch.randn(channels, width, generator=generator),
+        "bias_C": torch.randn(channels, generator=generator),
+        "initial_state_BCw": torch.randn(2, channels, width - 1, generator=generator),
+    }
+
+
+def _selective_scan_inputs(generator: torch.Generator, T: int, size: int, decays: str) -> dict[str, Tensor]:
+    channels, N = 2 * size, 16
+    return {
+        "u_BTC": torch.randn(2, T, channels, generator=generator),
+        "delta_BTC": torch.rand(2, T, channels, generator=generator) * 0.1,
+        "A_CN": -torch.rand(channels, N, generator=generator) * 16,
+        "B_BTN": torch.randn(2, T, N, generator=generator),
+        "C_BTN": torch.randn(2, T, N, generator=generator),
+        "D_C": torch.randn(channels, generator=generator),
+        "initial_state_BCN": torch.randn(2, channels, N, generator=generator),
+    }
+
+
+_MAKERS: dict[str, Callable[[torch.Generator, int, int, str], dict[str, Tensor]]] = {
+    "wkv6": _wkv6_inputs,
+    "ssd": _ssd_inputs,
+    "causal_conv1d": _conv1d_inputs,
+    "selective_scan": _selective_scan_inputs,
+}

@@ -1,0 +1,54 @@
+"""SSD in chunks, in plain PyTorch: exact, on any device.
+
+The chunk is split by halving as in ``wkv6_chunked``: every exponent is a sum of ``dt A``, so at most 0, and no masked
+product carries NaN to earlier positions. The heads of a group share ``C B^T``: their values stand side by side
+as the columns of one matrix, and the decays, which differ by head, scale rows of the factors instead of ``C B^T``.
+"""
+
+import torch
+from torch import Tensor
+
+from kernels.chunks import chunk_length, into_right_half, sum_after, sum_before, to_chunks
+
+CHUNK = 64
+
+
+def ssd_chunked(
+    x_BTHP: Tensor, dt_BTH: Tensor, A_H: Tensor, B_BTGN: Tensor, C_BTGN: Tensor, initial_BHPN: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Mamba-2's recurrence: see ``kernels.ssd``. All tensors share one dtype, fp32 or fp64."""
+    batch, T, H, P = x_BTHP.shape
+    G, N = B_BTGN.shape[2:]
+    heads = H // G
+    chunk = chunk_length(T, CHUNK)
+    B, C = (to_chunks(t, chunk).movedim(3, 1) for t in (B_BTGN, C_BTGN))  # [B, G, chunks, chunk, N]
+    # [B, G, chunks, chunk, heads, P] and the same with P = 1
+    x = to_chunks(x_BTHP * dt_BTH[..., None], chunk).unflatten(3, (G, heads)).movedim(3, 1)
+    log_a = to_chunks((dt_BTH * A_H)[..., None], chunk).unflatten(3, (G, heads)).movedim(3, 1)
+
+    y = (C * B).sum(-1)[..., None, None] * x
+    half = 1
+    while half < chunk:
+        y = y + _from_left_halves(x, log_a, B, C, half)
+        half *= 2
+
+    writes = B.mT @ (x * sum_after(log_a, -3).exp()).flatten(-2)  # [B, G, chunks, N, heads P]
+    decay = log_a.sum(3).exp().expand(-1, -1, -1, -1, P).flatten(-2).unsqueeze(-2)
+    states = [initial_BHPN.reshape(batch, G, heads * P, N).mT]
+    for index in range(x.shape[2]):
+        states.append(decay[:, :, index] * states[-1] + writes[:, :, index])
+    carried = (C @ torch.stack(states[:-1], dim=2)).unflatten(-1, (heads, P))
+    y = y + carried * log_a.cumsum(3).exp()
+    y_BTHP = y.movedim(1, 3).flatten(3, 4).flatten(1, 2)[:, :T]
+    return y_BTHP, states[-1].mT.reshape(batch, H, P, N)
+
+
+def _from_left_halves(x: Tensor, log_a: Tensor, B: Tensor, C: Tensor, half: int) -> Tensor:
+    """What the positions of every right half read from the writes of the left half of their block of ``2 half``."""
+    blocks = (x.shape[3] // (2 * half), 2, half)
+    scores = C.unflatten(3, blocks)[..., 1, :, :] @ B.unflatten(3, blocks)[..., 0, :, :].mT
+    x_left = x.unflatten(3, blocks)[:, :, :, :, 0]
+    log_a_left, log_a_right = log_a.unflatten(3, blocks).unbind(4)
+    read = scores @ (x_left * sum_after(log_a_left, -3).exp()).flatten(-2)
+    decayed = read.unflatten(-1, x.shape[-2:]) * log_a_right.cumsum(-3).exp()
+    return into_right_half(decayed.flatten(-2), half).unflatten(-1, x.shape[-2:])

@@ -1,0 +1,61 @@
+"""What every mixer offers to the stack: RWKV-6 time-mix, Mamba-2, attention."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+MixerState = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class StateSpec:
+    """Shape and dtype of one state tensor. A dimension of None is free; a dtype of None is any floating one."""
+
+    shape: tuple[int | None, ...]
+    dtype: torch.dtype | None
+
+    def zeros(self, device: torch.device, default_dtype: torch.dtype) -> Tensor:
+        """The tensor before the first token; free dimensions are empty."""
+        shape = [0 if size is None else size for size in self.shape]
+        return torch.zeros(shape, device=device, dtype=self.dtype or default_dtype)
+
+    def fits(self, tensor: Tensor) -> bool:
+        """Whether a tensor may take this place."""
+        return (
+            len(self.shape) == tensor.dim()
+            and all(want in (None, size) for want, size in zip(self.shape, tensor.shape, strict=True))
+            and (tensor.is_floating_point() if self.dtype is None else tensor.dtype == self.dtype)
+        )
+
+    def __str__(self) -> str:
+        sizes = ", ".join("any" if size is None else str(size) for size in self.shape)
+        return f"[{sizes}] {'floating' if self.dtype is None else str(self.dtype).removeprefix('torch.')}"
+
+
+@dataclass(frozen=True)
+class MixerOutput:
+    """What a mixer returns: its output ``[B,T,D]``, its final state, and what it observed (None unless asked).
+
+    decay       multiplier of the state at each position, RWKV-6 ``[B,T,H,K]``, Mamba-2 ``[B,T,H]``
+    innovation  share of the state that is new at each position, ``[B,T,H]``
+    """
+
+    y: Tensor
+    state: dict[str, Tensor]
+    decay: Tensor | None = None
+    innovation: Tensor | None = None
+
+
+class Mixer(nn.Module, ABC):
+    """A sequence mixer. ``state`` None means zeros; ``observe`` adds observations and changes nothing else."""
+
+    @abstractmethod
+    def forward(self, u_BTD: Tensor, state: MixerState | None = None, observe: bool = False) -> MixerOutput:
+        """Mix the positions of ``u_BTD``."""
+
+    @abstractmethod
+    def state_spec(self, batch_size: int) -> dict[str, StateSpec]:
+        """The tensors of this mixer's state, by kind."""

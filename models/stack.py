@@ -1,0 +1,223 @@
+"""The stack: embedding, layers, final norm, head; the state in and out; the observations.
+
+Every model of this package is this stack around different layers, so the contract of ``models/protocol.py`` is met in
+one place.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.blocks.mixer import Mixer, MixerOutput, StateSpec
+from models.fusion.base import Fused, Fusion
+from models.protocol import Activations, LayerActivations, LayerState, State, StateError, StatePath
+
+LayerSpec = dict[str, dict[str, StateSpec]]
+
+
+class ContextError(ValueError):
+    """More positions than the model has. The message says how many it has."""
+
+
+@dataclass(frozen=True)
+class LayerOutput:
+    """What a layer returns: the residual stream, its state, and the mixing gate and observations it made, if any."""
+
+    x: Tensor
+    state: dict[str, dict[str, Tensor]]
+    gate: Tensor | None = None
+    activations: LayerActivations | None = None
+
+
+class Layer(nn.Module):
+    r"""Norm, one branch or two in parallel, fusion, residual; then norm, feed-forward, residual.
+
+    x <- x + fuse(mixer_1(norm(x)), mixer_2(norm(x)))
+    x <- x + ffn(norm(x))                                 where there is a feed-forward
+    """
+
+    def __init__(
+        self,
+        norm: nn.Module,
+        mixers: Mapping[str, Mixer],
+        fusion: Fusion | None = None,
+        ffn_norm: nn.Module | None = None,
+        ffn: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        assert (len(mixers) == 2) == (fusion is not None), "two branches need a fusion, one branch has none"
+        assert (ffn_norm is None) == (ffn is None), "a feed-forward comes with its norm"
+        self.norm = norm
+        self.mixers = nn.ModuleDict(mixers)
+        self.fusion = fusion
+        self.ffn_norm = ffn_norm
+        self.ffn = ffn
+
+    def forward(self, x_BTD: Tensor, state: LayerState | None, observe: bool) -> LayerOutput:
+        """One layer; ``observe`` adds the activations and changes nothing else."""
+        u_BTD = self.norm(x_BTD)
+        outputs: dict[str, MixerOutput] = {
+            branch: mixer(u_BTD, None if state is None else state[branch], observe)
+            for branch, mixer in self.mixers.items()
+        }
+        if self.fusion is None:
+            [(branch, output)] = outputs.items()
+            fused, writes = None, {branch: output.y}
+            x_BTD = x_BTD + output.y
+        else:
+            fused = self.fusion(outputs["rwkv"].y, outputs["mamba"].y)
+            writes = {"rwkv": fused.rwkv, "mamba": fused.mamba}
+            x_BTD = x_BTD + (fused.rwkv + fused.mamba)
+        if self.ffn is not None and self.ffn_norm is not None:
+            x_BTD = x_BTD + self.ffn(self.ffn_norm(x_BTD))
+        return LayerOutput(
+            x_BTD,
+            {branch: output.state for branch, output in outputs.items()},
+            None if fused is None else fused.gate,
+            _observations(outputs, writes, fused) if observe else None,
+        )
+
+    def state_spec(self, batch_size: int) -> LayerSpec:
+        """What the state of this layer must look like."""
+        return {
+            branch: mixer.state_spec(batch_size) for branch, mixer in self.mixers.items() if isinstance(mixer, Mixer)
+        }
+
+
+def _observations(
+    outputs: Mapping[str, MixerOutput], writes: Mapping[str, Tensor], fused: Fused | None
+) -> LayerActivations:
+    return LayerActivations(
+        writes=writes,
+        decays={branch: output.decay for branch, output in outputs.items() if output.decay is not None},
+        innovations={branch: output.innovation for branch, output in outputs.items() if output.innovation is not None},
+        gate=None if fused is None else fused.gate,
+        gate_logits=None if fused is None else fused.gate_logits,
+    )
+
+
+class StackedModel(nn.Module):
+    """A language model that meets the contract of ``models/protocol.py``.
+
+    num_positions gives it learned absolute positions; tied shares the embedding with the head; input_norm is
+    applied to the embedding (the ln0 of RWKV).
+    """
+
+    def __init__(
+        self,
+        embedding: nn.Embedding,
+        layers: Sequence[Layer],
+        final_norm: nn.Module,
+        num_positions: int | None = None,
+        tied: bool = True,
+        input_norm: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        vocab_size, d_model = embedding.num_embeddings, embedding.embedding_dim
+        self.embedding = embedding
+        self.positions = None if num_positions is None else nn.Embedding(num_positions, d_model)
+        if self.positions is not None:
+            nn.init.normal_(self.positions.weight, std=0.02)
+        self.input_norm = input_norm
+        self.layers = nn.ModuleList(layers)
+        self.final_norm = final_norm
+        self.head = None if tied else nn.Linear(d_model, vocab_size, bias=False)
+
+    def forward(
+        self,
+        tokens_BT: Tensor,
+        state: State | None = None,
+        return_states: bool = False,
+        return_activations: bool = False,
+    ) -> Tensor | tuple[Tensor, State] | tuple[Tensor, Activations] | tuple[Tensor, State, Activations]:
+        """Logits ``[B,T,V]`` of the next token, and on request the final state and the activations.
+
+        Raises ``StateError`` when the state does not fit and ``ContextError`` when learned positions run out.
+        """
+        if tokens_BT.dim() != 2 or tokens_BT.shape[1] == 0:
+            raise ValueError(f"tokens have shape {list(tokens_BT.shape)}; they must be [batch, positions >= 1]")
+        if state is not None:
+            self._check_state(state, tokens_BT.shape[0])
+        x_BTD = self._embed(tokens_BT, state)
+        outputs: list[LayerOutput] = []
+        for index, layer in enumerate(self.layers):
+            output = layer(x_BTD, None if state is None else state.layers[index], return_activations)
+            x_BTD = output.x
+            outputs.append(output)
+        weight_VD = self.embedding.weight if self.head is None else self.head.weight
+        logits_BTV = F.linear(self.final_norm(x_BTD), weight_VD)
+        if not (return_states or return_activations):
+            return logits_BTV
+        activations = Activations(tuple(o.activations for o in outputs if o.activations is not None))
+        if not return_states:
+            return logits_BTV, activations
+        gates = [output.gate.detach() for output in outputs if output.gate is not None]
+        final = State.of([output.state for output in outputs], gates)
+        return (logits_BTV, final, activations) if return_activations else (logits_BTV, final)
+
+    def _embed(self, tokens_BT: Tensor, state: State | None) -> Tensor:
+        x_BTD: Tensor = self.embedding(tokens_BT)
+        if self.positions is not None:
+            begin = 0 if state is None else state.layers[0]["attention"]["k"].shape[2]
+            end = begin + tokens_BT.shape[1]
+            if end > self.positions.num_embeddings:
+                raise ContextError(
+                    f"tokens reach position {end}, but this model has {self.positions.num_embeddings} learned "
+                    f"positions ({begin} already in its state); give shorter input or a model without positions"
+                )
+            x_BTD = x_BTD + self.positions.weight[begin:end]
+        return x_BTD if self.input_norm is None else self.input_norm(x_BTD)
+
+    @property
+    def branches(self) -> tuple[str, ...]:
+        """Names of the branches, each once, in order of first appearance."""
+        return tuple(dict.fromkeys(branch for layer in self._layers() for branch in layer.mixers))
+
+    def branch_modules(self) -> dict[str, list[nn.Module]]:
+        """The mixers of each branch, in layer order."""
+        return {
+            branch: [layer.mixers[branch] for layer in self._layers() if branch in layer.mixers]
+            for branch in self.branches
+        }
+
+    def init_state(self, batch_size: int) -> State:
+        """The state before the first token: zeros, on the model's device."""
+        weight = self.embedding.weight
+        return State.of(
+            [
+                {
+                    branch: {kind: spec.zeros(weight.device, weight.dtype) for kind, spec in kinds.items()}
+                    for branch, kinds in layer.state_spec(batch_size).items()
+                }
+                for layer in self._layers()
+            ]
+        )
+
+    def _layers(self) -> list[Layer]:
+        return [layer for layer in self.layers if isinstance(layer, Layer)]
+
+    def _check_state(self, state: State, batch_size: int) -> None:
+        if len(state.layers) != len(self.layers):
+            raise StateError(f"the state has {len(state.layers)} layers, the model {len(self.layers)}")
+        for index, (layer, given) in enumerate(zip(self._layers(), state.layers, strict=True)):
+            want = layer.state_spec(batch_size)
+            for branch in {**want, **given}:
+                kinds = {**want.get(branch, {}), **given.get(branch, {})}
+                for kind in kinds:
+                    _check_tensor(
+                        StatePath(index, branch, kind),
+                        want.get(branch, {}).get(kind),
+                        given.get(branch, {}).get(kind),
+                    )
+
+
+def _check_tensor(path: StatePath, spec: StateSpec | None, tensor: Tensor | None) -> None:
+    if spec is None:
+        raise StateError(f"the state has {path}, which this model does not; start from model.init_state(batch_size)")
+    if tensor is None:
+        raise StateError(f"the state lacks {path}; start from model.init_state(batch_size)")
+    if not spec.fits(tensor):
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        raise StateError(f"{path} is {list(tensor.shape)} {dtype}; it must be {spec}")

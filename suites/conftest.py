@@ -1,0 +1,114 @@
+"""What every suite shares: the subject under test, its data and its trained runs."""
+
+import pytest
+
+from harness.plugin.settings import Settings
+from harness.plugin.settings import Subject as Described
+
+
+def _overrides(settings: Settings) -> list[str]:
+    return [f"{key}={value}" for key, value in settings.overrides.items()]
+
+
+@pytest.hookimpl
+def pytest_groundthink_validate(settings: Settings) -> None:
+    """Refuse an unknown model, corpus or preset key before anything is collected."""
+    from fixtures.corpora import check_spec
+    from fixtures.presets import load_preset
+    from fixtures.subjects import resolve
+
+    resolve(settings.model, settings.scale)
+    config = load_preset(settings.scale, _overrides(settings))
+    check_spec(settings.corpus or config.data.corpus)
+
+
+@pytest.hookimpl
+def pytest_groundthink_describe_subject(settings: Settings) -> Described:
+    """Branches, size and corpus of what is under test."""
+    from fixtures.corpora import BUILT_IN
+    from fixtures.presets import load_preset
+    from fixtures.subjects import resolve
+
+    corpus = settings.corpus or load_preset(settings.scale, _overrides(settings)).data.corpus
+    about = resolve(settings.model, settings.scale).describe()
+    return Described(settings.model, about.branches, about.parameters, corpus, corpus in BUILT_IN)
+
+
+@pytest.fixture(scope="session")
+def bench(settings: Settings):
+    """The subject on its data: builds fresh models, gives trained runs from the store."""
+    from fixtures.bench import Bench
+
+    bench = Bench.of(
+        model=settings.model,
+        scale=settings.scale,
+        device=settings.device,
+        seeds=settings.seeds,
+        store=settings.store,
+        overrides=_overrides(settings),
+        corpus=settings.corpus,
+        checkpoint=settings.checkpoint,
+    )
+    with bench.planted_defects():
+        yield bench
+
+
+@pytest.fixture(autouse=True)
+def provenance(request):
+    """Put on every record what it was measured on and computed by."""
+    if not request.node.get_closest_marker("check"):
+        return
+    request.getfixturevalue("judge").provenance(**request.getfixturevalue("bench").provenance())
+
+
+@pytest.fixture
+def runs(bench, judge, publish_run):
+    """One trained run a seed, diverged ones included. MISSING when the session measures bare weights."""
+    if bench.checkpoint is not None:
+        judge.missing(f"{bench.checkpoint} is a checkpoint: it has no training log, and this check reads one")
+    found = bench.runs
+    for run in found:
+        publish_run(run.directory, seed=run.seed, name=bench.subject.name, baselines=bench.naive_nats)
+    return found
+
+
+@pytest.fixture
+def finished_runs(runs, judge):
+    """The runs, all of which reached their last step. MISSING otherwise."""
+    for run in runs:
+        if run.outcome.status != "finished":
+            judge.missing(f"the training of seed {run.seed} {run.outcome.status}: {run.outcome.reason}")
+    return runs
+
+
+@pytest.fixture
+def trained(bench, judge, request):
+    """``(seed, model, where)`` of everything trained: a model a run, or the weights of ``--checkpoint``."""
+    if bench.checkpoint is not None:
+        return [(bench.seeds[0], bench.from_checkpoint(), {"seed": bench.seeds[0]})]
+    runs = request.getfixturevalue("finished_runs")
+    return [(run.seed, bench.model_of(run), bench.where(run)) for run in runs]
+
+
+@pytest.fixture
+def require_hooks(judge):
+    """``require_hooks(model, "state")``: MISSING, never a proxy, when the model lacks a hook of its contract."""
+    from models.protocol import capabilities
+
+    def require(model, *hooks):
+        lacking = sorted(set(hooks) - capabilities(model))
+        if lacking:
+            judge.missing(f"the model lacks {', '.join(lacking)}: see docs/bring-your-own-model.md")
+
+    return require
+
+
+@pytest.fixture
+def samples(bench, trained, require_hooks):
+    """``(seed, sample, where)``: states, writes and gates of everything trained, on fixed validation windows."""
+    found = []
+    for seed, model, where in trained:
+        require_hooks(model, "state")
+        sample = bench.sample(seed, model)
+        found.append((seed, sample, where | {"n": sample.num_windows, "n_clusters": sample.num_documents}))
+    return found

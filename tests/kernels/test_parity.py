@@ -1,0 +1,136 @@
+"""Every backend against the fp64 oracle: outputs, final states and all gradients, at every length and decay."""
+
+import functools
+
+import pytest
+import torch
+
+from kernels import backends, parity, reference
+
+CASES = list(parity.parity_cases())
+FAST = [(case, name) for case in CASES for name in backends.names(case.op) if name != "reference"]
+# The oracle itself in fp32, where no fast backend exists to be compared
+FAST += [(case, "reference") for case in CASES if backends.names(case.op) == ("reference",)]
+
+
+def label(value):
+    return str(value)
+
+
+@pytest.fixture(autouse=True)
+def built_or_skip(request):
+    if "backend" in request.fixturenames and request.getfixturevalue("backend") == "cpp":
+        available, reason = backends.get("wkv6", "cpp").available()
+        if not available:
+            pytest.skip(reason)
+
+
+@pytest.mark.parametrize(("case", "backend"), FAST, ids=label)
+def test_backend_equals_the_oracle_in_fp32(case, backend):
+    errors = parity.compare(case.op, backend, case.inputs(head_size=16))
+    assert all(error <= 1e-5 for error in errors.values()), errors
+
+
+@pytest.mark.parametrize(("case", "backend"), [(c, b) for c, b in FAST if c.length in (2, 65, 257)], ids=label)
+def test_backend_equals_the_oracle_in_fp64(case, backend):
+    errors = parity.compare(case.op, backend, case.inputs(head_size=16, dtype=torch.float64))
+    assert all(error <= 1e-10 for error in errors.values()), errors
+
+
+@pytest.mark.parametrize("size", [1, 3, 8, 32, 33, 64, 100])
+@pytest.mark.parametrize("op", ["wkv6", "ssd"])
+@pytest.mark.parametrize("backend", ["cpp", "chunked"])
+def test_any_head_size_works(op, size, backend):
+    errors = parity.compare(op, backend, parity.ParityCase(op, 37).inputs(head_size=size))
+    assert all(error <= 1e-5 for error in errors.values()), errors
+
+
+class DropsTheGradientOfTheFinalState(torch.autograd.Function):
+    """The defect of a public kernel: correct forward, and a backward pass that never reads dS_T."""
+
+    @staticmethod
+    def forward(ctx, *inputs):
+        ctx.save_for_backward(*inputs)
+        return reference.wkv6_reference(*inputs)
+
+    @staticmethod
+    def backward(ctx, dy, dfinal):
+        leaves = [tensor.detach().requires_grad_() for tensor in ctx.saved_tensors]
+        with torch.enable_grad():
+            y, final = reference.wkv6_reference(*leaves)
+            return torch.autograd.grad([y, final], leaves, [dy, torch.zeros_like(dfinal)])
+
+
+def public(function):
+    """Takes the inputs by the names of the public operation, in its order."""
+    return lambda **inputs: function(*inputs.values())
+
+
+def reads_the_updated_state(r, k, v, log_w, u, state):
+    y, final = reference.wkv6_reference(r, k, v, log_w, u, state)
+    return y + torch.einsum("bthk,bthk,bthv->bthv", r, k, v), final
+
+
+def clamps_the_decay(r, k, v, log_w, u, state):
+    return reference.wkv6_reference(r, k, v, log_w.clamp(min=-5.0), u, state)
+
+
+def transposes_the_state(r, k, v, log_w, u, state):
+    y, final = reference.wkv6_reference(r, k, v, log_w, u, state)
+    return y, final.mT
+
+
+@pytest.mark.parametrize(
+    ("wrong", "decays", "caught"),
+    [
+        (DropsTheGradientOfTheFinalState.apply, "typical", "grad k_BTHK"),
+        (DropsTheGradientOfTheFinalState.apply, "typical", "grad initial_state_BHKV"),
+        (reads_the_updated_state, "typical", "y"),
+        (clamps_the_decay, "strong", "grad log_w_BTHK"),
+        (transposes_the_state, "typical", "final_state"),
+    ],
+)
+def test_a_wrong_kernel_is_caught(wrong, decays, caught):
+    inputs = parity.ParityCase("wkv6", 16, decays).inputs(head_size=8)
+    assert not parity.errors_of(public(wrong), "wkv6", inputs)[caught] <= 1e-3
+    right = parity.errors_of(public(reference.wkv6_reference), "wkv6", inputs)
+    assert right[caught] <= 1e-5
+
+
+def test_dropping_the_gradient_of_the_final_state_leaves_the_outputs_right():
+    """The control must fail for its one defect, not because it is wrong everywhere."""
+    inputs = parity.ParityCase("wkv6", 16).inputs(head_size=8)
+    errors = parity.errors_of(public(DropsTheGradientOfTheFinalState.apply), "wkv6", inputs)
+    assert errors["y"] <= 1e-5
+    assert errors["final_state"] <= 1e-5
+    assert errors["grad r_BTHK"] <= 1e-5
+
+
+def test_rms_error_known_answers():
+    expected = torch.tensor([3.0, 4.0])
+    assert parity.rms_error(expected, expected) == 0
+    assert parity.rms_error(torch.tensor([3.0, 4.5]), expected) == pytest.approx(0.1)
+    assert parity.rms_error(2 * expected, expected) == pytest.approx(1.0)
+    assert parity.rms_error(torch.zeros(2), torch.zeros(2)) == 0
+    assert parity.rms_error(expected, torch.zeros(2)) == float("inf")
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_rms_error_of_anything_not_finite_passes_no_limit(bad):
+    broken, fine = torch.tensor([1.0, bad]), torch.tensor([1.0, 2.0])
+    assert not parity.rms_error(broken, fine) <= 1e30
+    assert not parity.rms_error(fine, broken) <= 1e30
+    name, value = parity.worst({"y": 5.0, "final_state": parity.rms_error(broken, fine)})
+    assert name == "final_state"
+    assert value != value
+
+
+def test_rms_error_refuses_shapes_that_would_broadcast():
+    with pytest.raises(ValueError, match=r"shape \[2, 1\] with the expected \[2\]"):
+        parity.rms_error(torch.zeros(2, 1), torch.zeros(2))
+
+
+def test_inputs_are_the_same_every_time_and_differ_by_length():
+    make = functools.partial(parity.ParityCase, "wkv6")
+    assert torch.equal(make(5).inputs()["r_BTHK"], make(5).inputs()["r_BTHK"])
+    assert not torch.equal(make(5).inputs()["u_HK"], make(6).inputs()["u_HK"])

@@ -9,7 +9,7 @@ import torch
 from harness.metrics.balance import activation_shares
 from harness.metrics.intervals import ClusterRatio, Interval, bootstrap_ratio
 from harness.metrics.spectrum import effective_rank, spectrum_null, top_share
-from harness.metrics.state import effective_decay, gate_saturation, input_sensitivity, timescale
+from harness.metrics.state import effective_decay, gate_saturation, input_sensitivity, silent_channels, timescale
 from harness.state_probe import ModelSample
 
 # A state is FROZEN when both its innovation and its dependence on the input are below these: docs/metrics.md, G3.5
@@ -23,7 +23,7 @@ class StateHealth:
     innovation   median of ||S_t - A_t S_{t-1}|| / ||S_t||; None when the model does not report it
     sensitivity  rho = E||S - S_bar||^2 / E||S||^2 at the end of the window, with its interval over documents
     motion       the larger of innovation / 1e-3 and rho / 1e-2: below 1 the state is frozen
-    timescale    tokens until half of the heads have decayed to 1/e
+    timescale    tokens until the median head has decayed to 1/e
     effective_rank, top5_share  median over heads, layers and windows; None for states that are no matrices
     null_*       the same of Gaussian noise
     """
@@ -49,7 +49,8 @@ class StateHealth:
 class WriteHealth:
     """What one branch of a hybrid adds to the residual stream, over all layers.
 
-    sensitivity  rho of the writes at fixed positions;  share  type A share, layers pooled;  layer_shares  layer by layer
+    sensitivity   rho of the writes at fixed positions
+    share         type A share, layers pooled; layer_shares has it layer by layer
     """
 
     branch: str
@@ -96,12 +97,25 @@ def write_health(sample: ModelSample, seed: int) -> list[WriteHealth]:
     return [
         WriteHealth(
             name,
-            bootstrap_ratio(_pooled([input_sensitivity(w[name], sample.documents) for w in parallel.values()]), seed=seed),
+            bootstrap_ratio(
+                _pooled([input_sensitivity(w[name], sample.documents) for w in parallel.values()]), seed=seed
+            ),
             bootstrap_ratio(_pooled([share[name] for share in shares.values()]), seed=seed),
             {layer: share[name].value for layer, share in shares.items()},
         )
         for name in names
     ]
+
+
+def probe_row(sample: ModelSample) -> dict[str, float]:
+    """What the stopping criteria watch during training: ``rho_<branch>`` and ``dead_<branch>`` of the writes."""
+    row = {}
+    for branch in sample.branch_names:
+        writes = [s.writes for (_, name), s in sample.branches.items() if name == branch and s.writes.numel()]
+        if writes:
+            row[f"rho_{branch}"] = _pooled([input_sensitivity(w, sample.documents) for w in writes]).value
+            row[f"dead_{branch}"] = max(silent_channels(w) for w in writes)
+    return row
 
 
 def _pooled(ratios: list[ClusterRatio]) -> ClusterRatio:

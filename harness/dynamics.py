@@ -94,7 +94,6 @@ class TrainingLog:
         return evaluation_ratio(row)
 
 
-
 def evaluation_ratio(row: Mapping[str, Any]) -> ClusterRatio:
     """An ``eval`` or ``final_eval`` row as a ratio of sums by document."""
     sums, counts = np.asarray(row["loss_sums"], np.float64), np.asarray(row["token_counts"], np.float64)
@@ -110,4 +109,3 @@ def naive_ratio(naive: NaiveLoss) -> ClusterRatio:
 def margin(loss: ClusterRatio, floor: ClusterRatio, ceiling: ClusterRatio) -> ClusterRatio:
     """Where a loss lies between two baselines: 0 at ``floor``, 1 at ``ceiling``, below 0 better than both."""
     return ClusterRatio(loss.minus(floor).numerators, ceiling.minus(floor).numerators, loss.n)
-

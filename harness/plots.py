@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.runlog import read_rows
+from harness.runlog import RunLogError, read_rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,16 +29,20 @@ def exponential_average(values: Sequence[float], weight: float = SMOOTHING) -> l
     return smoothed
 
 
-def plot_runs(runs: Sequence[Mapping[str, Any]], directory: Path) -> list[Path]:
-    """One figure a training: loss above, gradients below. Gives the files in the order of the runs.
+def plot_runs(runs: Sequence[Mapping[str, Any]], directory: Path) -> tuple[list[Path], list[str]]:
+    """One figure a training: loss above, gradients below. Gives the files, and a remark for every run without one.
 
     A run is ``{"directory", "seed", "name", "baselines"}`` with metrics.jsonl in its directory; baselines are nats a
-    token. Raises RunLogError for a damaged log.
+    token. A log that is gone or damaged costs its figure and no more: the report does not rest on it.
     """
-    if not runs:
-        return []
-    directory.mkdir(parents=True, exist_ok=True)
-    return [_plot_run(run, directory / f"run-{index}-seed-{run['seed']}.png") for index, run in enumerate(runs)]
+    plots, remarks = [], []
+    for index, run in enumerate(runs):
+        directory.mkdir(parents=True, exist_ok=True)
+        try:
+            plots.append(_plot_run(run, directory / f"run-{index}-seed-{run['seed']}.png"))
+        except RunLogError as error:
+            remarks.append(f"no curves of {run['name']}, seed {run['seed']}: {error}")
+    return plots, remarks
 
 
 def _plot_run(run: Mapping[str, Any], path: Path) -> Path:

@@ -15,7 +15,6 @@ from harness.report import (
     badness,
     build_report,
     format_band,
-    format_margin,
     format_measurement,
     label,
 )
@@ -29,8 +28,9 @@ THRESHOLDS_FILE = "thresholds.toml"
 def write_report(facts: RunFacts, checks: Checks, thresholds: Thresholds, directory: Path) -> Report:
     """Build the report and write report.json, decision.md, decision.html, thresholds.toml and plots/."""
     directory.mkdir(parents=True, exist_ok=True)
-    plots = [path.relative_to(directory).as_posix() for path in plot_runs(facts.runs, directory / "plots")]
-    report = build_report(facts, checks, plots)
+    figures, remarks = plot_runs(facts.runs, directory / "plots")
+    plots = [path.relative_to(directory).as_posix() for path in figures]
+    report = build_report(facts, checks, plots, remarks)
     (directory / REPORT_FILE).write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
     shutil.copyfile(thresholds.path, directory / THRESHOLDS_FILE)
     images = {name: base64.b64encode((directory / name).read_bytes()).decode() for name in plots}
@@ -54,9 +54,7 @@ def render(name: str, report: Report, checks: Checks, images: dict[str, str]) ->
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(
-        band=format_band, measurement=format_measurement, margin=format_margin, label=label, cell=_cell
-    )
+    environment.filters.update(band=format_band, measurement=format_measurement, label=label, cell=_cell, plain=_plain)
     return environment.get_template(f"{name}.j2").render(
         report=report, checks=checks, records=_records_by_check(report), images=images
     )
@@ -71,4 +69,13 @@ def _records_by_check(report: Report) -> dict[str, list[Record]]:
 
 def _cell(text: Any) -> str:
     """Text inside one cell of a Markdown table."""
-    return str(text).replace("|", "\\|").replace("\n", " ")
+    return str(text).replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
+
+
+def _plain(value: Any) -> str:
+    """A value of the provenance in words."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_plain(inner)}" for key, inner in value.items())
+    if isinstance(value, list):
+        return ", ".join(_plain(inner) for inner in value)
+    return f"{value:.1f}" if isinstance(value, float) else str(value)

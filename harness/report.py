@@ -115,8 +115,11 @@ class RunFacts:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
-def build_report(facts: RunFacts, checks: Checks, plots: Sequence[str] = ()) -> Report:
-    """Judge the run as a whole. A planned item without a record counts as MISSING, never as absent."""
+def build_report(facts: RunFacts, checks: Checks, plots: Sequence[str] = (), remarks: Sequence[str] = ()) -> Report:
+    """Judge the run as a whole. A planned item without a record counts as MISSING, never as absent.
+
+    plots are files beside the report; remarks are added to its stamps.
+    """
     records = list(facts.records)
     results = sorted(
         (_check_result(checks[check_id], facts) for check_id in dict.fromkeys(facts.planned.values())),
@@ -127,7 +130,7 @@ def build_report(facts: RunFacts, checks: Checks, plots: Sequence[str] = ()) -> 
         outcome=outcome,
         exit_code=exit_code,
         headline=_headline(outcome, results, facts),
-        stamps=_stamps(records, facts),
+        stamps=[*_stamps(records, facts), *remarks],
         scope=facts.scope,
         scale={"from": facts.scale, "to": None},
         model=facts.model,
@@ -161,10 +164,13 @@ def decide(statuses: Sequence[Status], facts: "RunFacts | Report") -> tuple[Outc
 
 
 def badness(record: Record) -> tuple[int, float]:
-    """Sorts records worst first: by status, then by the margin relative to the limit."""
+    """Sorts records worst first: by status, then by the margin relative to the limit.
+
+    An exact claim that fails is worse than any miss; one that holds has nothing to spare and nothing to lose.
+    """
     if record.threshold is None or record.value is None:
-        return SEVERITY.index(record.status), 0.0
-    distance = margin(record.threshold, record.value, record.ci)
+        return SEVERITY.index(record.status), math.inf if record.status is Status.PASS else -math.inf
+    distance = margin(record.threshold, record.value, record.ci, record.direction)
     if math.isnan(distance):
         return SEVERITY.index(record.status), -math.inf
     ends = [abs(end) for end in record.threshold.pass_band if math.isfinite(end) and end]
@@ -263,12 +269,12 @@ def format_margin(record: Record) -> str:
     """Signed distance to the pass band: ``+0.07`` inside it, ``-0.25`` outside; empty where there is none."""
     if record.threshold is None or record.value is None:
         return ""
-    return f"{margin(record.threshold, record.value, record.ci):+.3g}"
+    return f"{margin(record.threshold, record.value, record.ci, record.direction):+.3g}"
 
 
 def label(record: Record) -> str:
     """What was measured where: ``gradient_ratio[layer 3, rwkv]``."""
     seed = f"seed {record.seeds[0]}" if len(record.seeds) == 1 else ""
     layer = f"layer {record.layer}" if record.layer is not None else ""
-    where = ", ".join(part for part in (record.case, layer, record.branch or "", seed) if part)
+    where = ", ".join(dict.fromkeys(part for part in (record.case, layer, record.branch or "", seed) if part))
     return f"{record.metric}[{where}]" if where else record.metric

@@ -27,6 +27,13 @@ def rescore(directory: Path) -> list[str]:
         faults.append(f"{THRESHOLDS_FILE} is not the file whose hash the report recorded")
     rescored = {index: _status(record, thresholds) for index, record in enumerate(report.records)}
     for index, record in enumerate(report.records):
+        if (
+            record.value is not None
+            and not record.info
+            and record.threshold is None
+            and _has_limits(record, thresholds)
+        ):
+            faults.append(f"{record.check} {label(record)}: has limits in {THRESHOLDS_FILE} and records none")
         if rescored[index] != record.status:
             faults.append(f"{record.check} {label(record)}: recorded {record.status}, follows {rescored[index]}")
     for result in report.checks:
@@ -52,6 +59,10 @@ def _read(directory: Path) -> tuple[Report, Thresholds]:
         raise HarnessError(f"{error.filename}: {error.strerror}; give a directory that --report wrote") from error
     except ValidationError as error:
         raise HarnessError(f"{directory / REPORT_FILE} is no report:\n{explain_validation(error)}") from error
+
+
+def _has_limits(record: Record, thresholds: Thresholds) -> bool:
+    return record.metric in thresholds.of(record.check)
 
 
 def _status(record: Record, thresholds: Thresholds) -> Status:

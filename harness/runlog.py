@@ -3,6 +3,7 @@
     header      settings and parameter counts, first line
     step        one update: loss_nats before it, lr, gradient norms before clipping; ``step`` counts from 1
     eval        validation on the fixed windows after ``step`` updates; the first is at step 0
+    probe       a look inside the model after ``step`` updates: what its branches write (harness.branch_health)
     final_eval  validation on the large fixed set after the last update
     event       a STOP or an ALERT of a monitor
 

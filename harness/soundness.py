@@ -1,4 +1,4 @@
-"""G1's measurements: does a model compute what its contract says, forwards and backwards?
+"""What G1 measures: whether a model computes what its contract says, forwards and backwards.
 
 Every function takes a model that meets ``models.protocol`` and tokens ``[B,T]`` on its device. Errors are relative
 root mean squares, ``rms(actual - expected) / rms(expected)``, unless the docstring says otherwise.
@@ -114,7 +114,7 @@ def split_and_carry(model: nn.Module, tokens_BT: Tensor, cuts: Sequence[int]) ->
 
 def _gradients(model: nn.Module, logits_BTV: Tensor, state: State, targets_BT: Tensor) -> Tensor:
     loss = token_loss(logits_BTV, targets_BT)
-    for _, tensor in state.items():
+    for tensor in dict(state.items()).values():
         loss = loss + tensor.float().square().mean()
     parameters = [p for p in model.parameters() if p.requires_grad]
     grads = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
@@ -164,7 +164,7 @@ def gradient_reach(
     non_finite: dict[str, None] = {}
     for inputs_BT, targets_BT in batches:
         optimizer.zero_grad()
-        token_loss(model(inputs_BT), targets_BT).backward()
+        torch.autograd.backward(token_loss(model(inputs_BT), targets_BT))
         for name, parameter in named:
             if parameter.grad is None:
                 continue

@@ -64,7 +64,9 @@ class ModelSample:
 
 
 @torch.no_grad()
-def sample_states(model: nn.Module, windows: Windows, *, device: str, positions: int = 8, batch_size: int = 16) -> ModelSample:
+def sample_states(
+    model: nn.Module, windows: Windows, *, device: str, positions: int = 8, batch_size: int = 16
+) -> ModelSample:
     """Run the model over the windows and keep states, writes, innovations and decays.
 
     ``positions`` places, spread evenly over the second half of the window (the first half fills the state), are

@@ -145,13 +145,19 @@ def judge_value(limits: Limits, value: float, ci: Band | None = None) -> Status:
     return Status.WARN
 
 
-def margin(limits: Limits, value: float, ci: Band | None = None) -> float:
-    """Distance from the measurement to the nearest finite end of the pass band, in the unit of the value.
+def margin(limits: Limits, value: float, ci: Band | None = None, direction: str = "band") -> float:
+    """Distance from the measurement to the nearest end of the pass band, in the unit of the value.
 
-    Positive inside, negative outside; with an interval its worse end counts. NaN when the value is not finite;
-    infinite when the pass band is unbounded.
+    Positive inside, negative outside; with an interval its worse end counts. Where more is better (``higher``) or
+    worse (``lower``) only the end that can be missed counts, unless the measurement lies beyond the other one. NaN
+    when the value is not finite; infinite when the pass band is unbounded.
     """
     if not math.isfinite(value):
         return math.nan
     low, high = ci if ci is not None else (value, value)
-    return min(low - limits.pass_band[0], limits.pass_band[1] - high)
+    above, below = low - limits.pass_band[0], limits.pass_band[1] - high
+    if direction == "higher" and below >= 0:
+        return above
+    if direction == "lower" and above >= 0:
+        return below
+    return min(above, below)

@@ -8,7 +8,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -60,6 +60,9 @@ class TrainingPatch:
 
 NO_PATCH = TrainingPatch()
 
+Probe = Callable[[nn.Module], Mapping[str, float]]
+"""A look inside the model at every evaluation, logged as a ``probe`` row. It must not change model or random state."""
+
 
 @dataclass(frozen=True)
 class TrainOutcome:
@@ -107,6 +110,7 @@ def train(
     device: str,
     patch: TrainingPatch = NO_PATCH,
     monitors: Sequence[Monitor] = (),
+    probe: Probe | None = None,
     progress: Progress | None = None,
 ) -> TrainOutcome:
     """Train ``model`` in place, or go on with the training that ``directory`` holds, and write everything there.
@@ -116,6 +120,8 @@ def train(
     and raises KeyboardInterrupt; after a kill the next call goes on from the last periodic checkpoint. Either way
     the result is bit-equal to an uninterrupted run. A training that already ended is returned as it is, with the
     model's weights as they were at its end (a diverged one leaves the model alone).
+
+    ``monitors`` see every row of the log; ``probe`` looks inside the model after each evaluation.
 
     Raises ``TrainError``, ``CheckpointError`` and ``RunLogError``.
     """
@@ -128,7 +134,7 @@ def train(
         # its random state is saved and restored by seeded() only once it exists
         torch.cuda.init()  # type: ignore[no-untyped-call]
     with seeded(seed, "train"), deferred_interrupt() as interrupt:
-        loop = _Loop(model, dataset, config, directory, seed, device, patch, monitors, progress, interrupt)
+        loop = _Loop(model, dataset, config, directory, seed, device, patch, monitors, probe, progress, interrupt)
         ended = read_outcome(directory)
         if ended is None:
             return loop.run()
@@ -169,12 +175,14 @@ class _Loop:
         device: str,
         patch: TrainingPatch,
         monitors: Sequence[Monitor],
+        probe: Probe | None,
         progress: Progress | None,
         interrupt: Interrupt,
     ) -> None:
         self.model, self.dataset, self.config, self.directory = model.to(device), dataset, config, directory
         self.device, self.dtype = torch.device(device), resolve_dtype(config, device)
-        self.patch, self.monitors, self.progress, self.interrupt = patch, monitors, progress, interrupt
+        self.patch, self.monitors, self.probe = patch, monitors, probe
+        self.progress, self.interrupt = progress, interrupt
         self.batch_tokens: int = getattr(config.train.batch_tokens, device)
         self.batch_size = self.batch_tokens // config.data.seq_len
         self.optimizer = make_optimizer(model, config.train)
@@ -341,6 +349,9 @@ class _Loop:
         self._log(row)
         if not math.isfinite(row["val_loss"]):
             raise _Ended("diverged", self.step, f"validation loss is {row['val_loss']} after {self.step} updates")
+        # before the first update there is nothing to see: an output matrix may start at zero
+        if self.probe is not None and self.step > 0:
+            self._log({"kind": "probe", "step": self.step, **self.probe(self.model)})
 
     def _evaluation(self, kind: str, tokens: int) -> dict[str, Any]:
         length = self.config.data.seq_len

@@ -94,7 +94,8 @@ def causal_conv1d(
 
         y_tc = act(bias_c + sum_j weight_cj x_{t-w+1+j, c})        j = 0 .. w-1, positions before 0 from the state
 
-    Returns ``y [B,T,C]`` and the last ``w-1`` inputs ``[B,C,w-1]``, oldest first (from the initial state where T < w-1).
+    Returns ``y [B,T,C]`` and the last ``w-1`` inputs ``[B,C,w-1]``, oldest first; where T < w-1 they include the end of
+    the initial state.
     """
     named = {"x_BTC": x_BTC, "weight_Cw": weight_Cw, "bias_C": bias_C}
     size = bind("causal_conv1d", named)

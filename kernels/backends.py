@@ -157,7 +157,7 @@ def select(op: str, device_type: str) -> Choice:
         if not ok:
             raise BackendError(f"{variable}={wanted}: {why}. Unset {variable} or choose among {', '.join(names(op))}")
         return Choice(op, wanted, f"{variable} is set; {why}")
-    passed_over = []
+    passed_over: list[str] = []
     for name in names(op):
         ok, why = get(op, name).runs_on(device_type)
         if ok:
@@ -236,5 +236,5 @@ def _loaded(op: str, name: str) -> Callable[..., Any]:
 
 def _unknown(what: str, given: str, allowed: tuple[str, ...]) -> str:
     near = difflib.get_close_matches(given, allowed, n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
+    hint = f"; did you mean {near[0]}?" if near else "."
     return f"unknown {what} {given!r}{hint} Allowed: {', '.join(allowed)}"

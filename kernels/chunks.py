@@ -1,5 +1,6 @@
 """What the chunked forms share: cutting positions into chunks, and sums that leave out their own position."""
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -15,7 +16,7 @@ def to_chunks(tensor_BT: Tensor, chunk: int) -> Tensor:
     padding = -T % chunk
     if padding:
         tensor_BT = F.pad(tensor_BT, [0, 0] * (tensor_BT.dim() - 2) + [0, padding])
-    return tensor_BT.unflatten(1, ((T + padding) // chunk, chunk))
+    return torch.unflatten(tensor_BT, 1, ((T + padding) // chunk, chunk))
 
 
 def sum_before(tensor: Tensor, dim: int) -> Tensor:

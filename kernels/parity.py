@@ -32,8 +32,8 @@ def rms_error(actual: Tensor, expected: Tensor) -> float:
     if actual.shape != expected.shape:
         raise ValueError(f"cannot compare shape {list(actual.shape)} with the expected {list(expected.shape)}")
     wanted = expected.detach().double().cpu()
-    difference = (actual.detach().double().cpu() - wanted).norm().item()
-    scale = wanted.norm().item()
+    difference = float((actual.detach().double().cpu() - wanted).norm())
+    scale = float(wanted.norm())
     if not math.isfinite(difference) or not math.isfinite(scale):
         return math.nan
     if scale == 0:

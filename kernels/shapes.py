@@ -44,7 +44,8 @@ def bind(op: str, tensors: Mapping[str, Tensor]) -> dict[str, int]:
                 raise KernelInputError(f"{op}: {name} has shape {shape}; {letter} must be at least 1")
             if sizes.setdefault(letter, size) != size:
                 raise KernelInputError(
-                    f"{op}: {name} has {letter}={size} (shape {shape}), but {owner[letter]} has {letter}={sizes[letter]}"
+                    f"{op}: {name} has {letter}={size} (shape {shape}), "
+                    f"but {owner[letter]} has {letter}={sizes[letter]}"
                 )
             owner.setdefault(letter, name)
     return sizes

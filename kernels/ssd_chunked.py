@@ -8,7 +8,7 @@ as the columns of one matrix, and the decays, which differ by head, scale rows o
 import torch
 from torch import Tensor
 
-from kernels.chunks import chunk_length, into_right_half, sum_after, sum_before, to_chunks
+from kernels.chunks import chunk_length, into_right_half, sum_after, to_chunks
 
 CHUNK = 64
 
@@ -23,8 +23,8 @@ def ssd_chunked(
     chunk = chunk_length(T, CHUNK)
     B, C = (to_chunks(t, chunk).movedim(3, 1) for t in (B_BTGN, C_BTGN))  # [B, G, chunks, chunk, N]
     # [B, G, chunks, chunk, heads, P] and the same with P = 1
-    x = to_chunks(x_BTHP * dt_BTH[..., None], chunk).unflatten(3, (G, heads)).movedim(3, 1)
-    log_a = to_chunks((dt_BTH * A_H)[..., None], chunk).unflatten(3, (G, heads)).movedim(3, 1)
+    x = torch.unflatten(to_chunks(x_BTHP * dt_BTH[..., None], chunk), 3, (G, heads)).movedim(3, 1)
+    log_a = torch.unflatten(to_chunks((dt_BTH * A_H)[..., None], chunk), 3, (G, heads)).movedim(3, 1)
 
     y = (C * B).sum(-1)[..., None, None] * x
     half = 1
@@ -37,7 +37,7 @@ def ssd_chunked(
     states = [initial_BHPN.reshape(batch, G, heads * P, N).mT]
     for index in range(x.shape[2]):
         states.append(decay[:, :, index] * states[-1] + writes[:, :, index])
-    carried = (C @ torch.stack(states[:-1], dim=2)).unflatten(-1, (heads, P))
+    carried = torch.unflatten(C @ torch.stack(states[:-1], dim=2), -1, (heads, P))
     y = y + carried * log_a.cumsum(3).exp()
     y_BTHP = y.movedim(1, 3).flatten(3, 4).flatten(1, 2)[:, :T]
     return y_BTHP, states[-1].mT.reshape(batch, H, P, N)
@@ -46,9 +46,9 @@ def ssd_chunked(
 def _from_left_halves(x: Tensor, log_a: Tensor, B: Tensor, C: Tensor, half: int) -> Tensor:
     """What the positions of every right half read from the writes of the left half of their block of ``2 half``."""
     blocks = (x.shape[3] // (2 * half), 2, half)
-    scores = C.unflatten(3, blocks)[..., 1, :, :] @ B.unflatten(3, blocks)[..., 0, :, :].mT
-    x_left = x.unflatten(3, blocks)[:, :, :, :, 0]
-    log_a_left, log_a_right = log_a.unflatten(3, blocks).unbind(4)
+    scores = torch.unflatten(C, 3, blocks)[..., 1, :, :] @ torch.unflatten(B, 3, blocks)[..., 0, :, :].mT
+    x_left = torch.unflatten(x, 3, blocks)[:, :, :, :, 0]
+    log_a_left, log_a_right = torch.unflatten(log_a, 3, blocks).unbind(4)
     read = scores @ (x_left * sum_after(log_a_left, -3).exp()).flatten(-2)
-    decayed = read.unflatten(-1, x.shape[-2:]) * log_a_right.cumsum(-3).exp()
-    return into_right_half(decayed.flatten(-2), half).unflatten(-1, x.shape[-2:])
+    decayed = torch.unflatten(read, -1, x.shape[-2:]) * log_a_right.cumsum(-3).exp()
+    return torch.unflatten(into_right_half(decayed.flatten(-2), half), -1, x.shape[-2:])

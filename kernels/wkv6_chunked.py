@@ -41,8 +41,8 @@ def wkv6_chunked(
 def _from_left_halves(r: Tensor, k: Tensor, v: Tensor, log_w: Tensor, half: int) -> Tensor:
     """What the positions of every right half read from the writes of the left half of their block of ``2 half``."""
     blocks = (r.shape[-2] // (2 * half), 2, half)
-    r_right = r.unflatten(-2, blocks)[..., 1, :, :]
-    k_left, v_left = (t.unflatten(-2, blocks)[..., 0, :, :] for t in (k, v))
-    log_w_left, log_w_right = log_w.unflatten(-2, blocks).unbind(-3)
+    r_right = torch.unflatten(r, -2, blocks)[..., 1, :, :]
+    k_left, v_left = (torch.unflatten(t, -2, blocks)[..., 0, :, :] for t in (k, v))
+    log_w_left, log_w_right = torch.unflatten(log_w, -2, blocks).unbind(-3)
     scores = (r_right * sum_before(log_w_right, -2).exp()) @ (k_left * sum_after(log_w_left, -2).exp()).mT
     return into_right_half(scores @ v_left, half)

@@ -126,7 +126,7 @@ class State:
         return self.map(lambda _, t: t[torch.as_tensor(index, device=t.device)])
 
     def replace(self, donor: "State", where: Callable[[StatePath], bool]) -> "State":
-        """This state with the tensors selected by ``where`` taken from ``donor``."""
+        """The state with the tensors selected by ``where`` taken from ``donor``."""
         taken = dict(donor.items())
         missing = [str(path) for path, _ in self.items() if where(path) and path not in taken]
         if missing:

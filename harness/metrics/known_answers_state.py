@@ -49,6 +49,9 @@ def effective_rank_counts_directions() -> None:
     ranks = spectrum.effective_rank(matrices).tolist()
     for what, got, want in zip(("identity", "outer product", "small identity"), ranks, (4.0, 1.0, 4.0), strict=True):
         expect(f"effective rank of the {what}", got, want, 1e-6)
+    # p = .75 and .25: squares in place of singular values would give .9 and .1
+    uneven = float(spectrum.effective_rank(torch.diag(torch.tensor([3.0, 1.0]))))
+    expect("effective rank of singular values 3 and 1", uneven, 4 * 3**-0.75, 1e-6)
     broken = torch.stack([torch.zeros(4, 4), torch.full((4, 4), math.inf)])
     for got in spectrum.effective_rank(broken).tolist():
         expect("effective rank of a zero or infinite matrix", got, math.nan)

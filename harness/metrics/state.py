@@ -14,6 +14,8 @@ SATURATED_LOGIT = 5.0
 # A decay below the first forgets within a token; one above 1 minus the second keeps for more than 10^4 tokens
 SHORT_DECAY = 0.01
 LONG_DECAY_GAP = 1e-4
+# Rounding leaves a channel that is switched off far below this share of the largest one
+SILENT_SHARE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,18 @@ def input_sensitivity(states: Tensor, documents: ArrayLike) -> ClusterRatio:
     flat = states.detach().reshape(states.shape[0], -1).double()
     varying = (flat - flat.mean(0)).square().sum(-1)
     return ClusterRatio.of(varying.cpu().numpy(), flat.square().sum(-1).cpu().numpy(), documents)
+
+
+def silent_channels(writes: Tensor) -> float:
+    """Share of channels that never write: ``[..., D]``, a channel below 1e-6 of the largest entry throughout. Unit 1.
+
+    NaN when nothing is written at all, or an entry is not finite.
+    """
+    magnitude_D = writes.detach().abs().reshape(-1, writes.shape[-1]).amax(0)
+    largest = magnitude_D.max()
+    if not bool(largest > 0) or not bool(largest.isfinite()):
+        return math.nan
+    return float((magnitude_D < SILENT_SHARE * largest).double().mean())
 
 
 def gate_saturation(gate_logits: Tensor) -> float:

@@ -36,6 +36,10 @@ class Controller:
             self.finished.add(report.nodeid)
             self.records += [Record.model_validate_json(str(text)) for text in texts]
 
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """Count a file that could not be collected: with --continue-on-collection-errors nothing else would."""
+        self.plain_failures += report.failed
+
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: object, error: object | None) -> None:
         """A worker died. Nothing may wait for what it held: until it is rerun elsewhere, it is MISSING."""
@@ -63,7 +67,7 @@ class Controller:
             self._miss(nodeid, planned[nodeid], announce=ended and not session.shouldfail)
         self.report = self._write(planned, exitstatus if not ended else None)
         if ended:
-            session.exitstatus = self.report.exit_code
+            session.exitstatus = self.report.exit_code or exitstatus
 
     def _miss(self, nodeid: str, check_id: str, announce: bool) -> None:
         """Record an item that never reported, and tell everything that listens to reports, JUnit among them."""

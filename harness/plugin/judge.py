@@ -152,6 +152,7 @@ class Judge:
         null_value: Any = None,
         seed: int | Sequence[int] | None = None,
         step: int | None = None,
+        checkpoint_sha256: str = "",
         split: str = "",
         note: str = "",
     ) -> None:
@@ -172,6 +173,7 @@ class Judge:
             null_value=None if null_value is None else as_number(null_value, metric),
             seeds=self._seeds(seed),
             step=step,
+            checkpoint_sha256=checkpoint_sha256,
             split=split,
         )
 

@@ -110,7 +110,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[SETTINGS] = settings = _parse(config, resolve=runs)
         if runs_suites(config):
             config.hook.pytest_groundthink_validate(settings=settings)
-        if runs:
+        if runs and not is_worker(config):
             require_writable("--store", settings.store)
             require_writable("--report", settings.report)
     except HarnessError as error:

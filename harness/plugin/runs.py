@@ -12,11 +12,8 @@ from harness.plugin.options import BOARD
 class PublishRun(Protocol):
     """Name a trained run for the plots of the report."""
 
-    def __call__(
-        self, run_dir: Path, *, seed: int, name: str, baselines: Mapping[str, float] | None = None
-    ) -> None:
+    def __call__(self, run_dir: Path, *, seed: int, name: str, baselines: Mapping[str, float] | None = None) -> None:
         """See the fixture ``publish_run``."""
-
 
 
 @pytest.fixture(scope="session")

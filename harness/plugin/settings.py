@@ -96,7 +96,8 @@ def scale_of(markexpr: str) -> str:
     allowed = ", ".join(f"{marker} ({scale})" for marker, scale in SCALES.items())
     if len(scales) > 1:
         raise HarnessError(
-            f"-m {markexpr!r} names {len(scales)} scales ({', '.join(scales)}); a run measures one. Give one of {allowed}"
+            f"-m {markexpr!r} names {len(scales)} scales ({', '.join(scales)}); a run measures one. "
+            f"Give one of {allowed}"
         )
     if scales and re.search(rf"\bnot[\s(]*{scales[0]}\b", markexpr):
         raise HarnessError(f"-m {markexpr!r} excludes a scale, so it chooses none. Give one of {allowed}")

@@ -33,7 +33,8 @@ def write_summary(reporter: pytest.TerminalReporter, report: Report, directory: 
         highlight=False,
     )
     console.print(Text(report.headline, style=STYLES.get(report.outcome, "bold")))
-    console.print(Text("; ".join(report.stamps), style="dim"))
+    for stamp in report.stamps:
+        console.print(Text(f"  {stamp}", style="dim"))
     console.print(_table(report))
     for result in report.checks:
         if result.status in WITH_ADVICE:

@@ -19,7 +19,11 @@ from pathlib import Path
 SOURCES = ("wkv6.cpp", "ssd.cpp", "conv1d.cpp")
 HEADERS = ("linear_scan.h", "tensors.h")
 # No -ffast-math: NaN and inf must come through, and a sum must have the same order in every build.
-FLAGS = ("-std=c++20", "-O3", "-march=native", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math")
+FLAGS = (
+    *("-std=c++20", "-O3", "-march=native", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi"),
+    # Apple's compiler has no OpenMP: there the kernels run on one thread
+    "-fopenmp-simd" if sys.platform == "darwin" else "-fopenmp",
+)
 
 
 class KernelBuildError(RuntimeError):

@@ -1,5 +1,6 @@
 """The C++ operations in Python: loaded once, with their shapes for tracing and their gradients for autograd."""
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -16,8 +17,8 @@ def load() -> None:
 
     Raises ``KernelBuildError`` when the compiler fails.
     """
-    torch.ops.load_library(str(build()))
-    fakes = {"wkv6": _fake_wkv6, "ssd": _fake_ssd, "causal_conv1d": _fake_causal_conv1d}
+    torch.ops.load_library(str(build()))  # type: ignore[no-untyped-call]
+    fakes: dict[str, Callable[..., Any]] = {"wkv6": _fake_wkv6, "ssd": _fake_ssd, "causal_conv1d": _fake_causal_conv1d}
     for op, fake in fakes.items():
         torch.library.register_fake(f"groundthink::{op}", fake)
         torch.library.register_autograd(f"groundthink::{op}", _backward_of(op), setup_context=_save_inputs)

@@ -34,7 +34,9 @@ def test_every_backend_in_use_agrees_with_the_oracle(op, bench, judge):
         judge.na(f"{op} runs as the reference itself here: nothing to compare it with, and no model calls it")
     head_size = HEAD_SIZE.get(op, {}).get(bench.subject.scale, 64)
     for found in parity(op, backend, device=bench.device, head_size=head_size):
-        judge("parity_error", found.error, case=f"{op} ({backend}), {found.quantity}", n=found.num_cases, note=found.case)
+        judge(
+            "parity_error", found.error, case=f"{op} ({backend}), {found.quantity}", n=found.num_cases, note=found.case
+        )
 
 
 def test_the_chosen_backends_are_executed(bench, model, expected, judge):
@@ -45,7 +47,9 @@ def test_the_chosen_backends_are_executed(bench, model, expected, judge):
     for op, least in expected.items():
         choice = backends.select(op, bench.device)
         count, reference = executed[op, choice.name], executed[op, backends.REFERENCE]
-        judge.holds("executed", count >= least, case=op, value=count, unit="calls", note=f"{choice.name}: {choice.reason}")
+        judge.holds(
+            "executed", count >= least, case=op, value=count, unit="calls", note=f"{choice.name}: {choice.reason}"
+        )
         judge.holds("reference_unused", reference == 0, case=op, value=reference, unit="calls")
 
 

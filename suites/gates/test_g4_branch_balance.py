@@ -38,7 +38,14 @@ def test_each_branch_has_a_share_in_what_both_write(samples, judge):
         if not branches:
             judge.na("the branches are in sequence, not in parallel: no layer has two writes to compare")
         for branch in branches:
-            judge("activation_share", branch.share.value, ci=branch.share.ci, case=branch.branch, branch=branch.branch, **where)
+            judge(
+                "activation_share",
+                branch.share.value,
+                ci=branch.share.ci,
+                case=branch.branch,
+                branch=branch.branch,
+                **where,
+            )
             for layer, value in branch.layer_shares.items():
                 case = f"{branch.branch}, layer {layer}"
                 judge.info("activation_share", value, case=case, branch=branch.branch, layer=layer, **where)

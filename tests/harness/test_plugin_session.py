@@ -5,6 +5,7 @@ import xml.etree.ElementTree as ET
 import pytest
 from plugin_project import ROOT, Project, check_row
 
+FOUR_TIMES = "\n@pytest.mark.parametrize('i', range(4))\n"
 WORKERS = pytest.mark.parametrize("workers", ["0", "2"])
 
 
@@ -19,7 +20,9 @@ def chain_project(project: Project) -> None:
     project.checks(
         check_row("A1"), check_row("B1", needs=["A1"]), check_row("C1", needs=["B1"]), check_row("D1"), check_row("W1")
     )
-    passing = "@check('{}')\n@pytest.mark.parametrize('i', range(3))\ndef test_{}(judge, i):\n    judge.holds('ran', True)\n"
+    passing = (
+        "@check('{}')\n@pytest.mark.parametrize('i', range(3))\ndef test_{}(judge, i):\n    judge.holds('ran', True)\n"
+    )
     project.suite(
         test_0_last=passing.format("C1", "c"),
         test_1_middle=passing.format("B1", "b"),
@@ -72,7 +75,7 @@ def test_under_another_distribution_a_dependent_refuses_instead_of_waiting(proje
     assert project.statuses["A1"] == project.statuses["D1"] == "PASS"
     refusals = {record.note for record in project.report.records if record.status == "MISSING"}
     unfinished = "needs {}, which has not finished; checks wait for each other under --dist load alone"
-    assert refusals <= {unfinished.format(check) for check in "A1 B1 D1".split()} | {"needs B1, which ended MISSING"}
+    assert refusals <= {unfinished.format(check) for check in ["A1", "B1", "D1"]} | {"needs B1, which ended MISSING"}
 
 
 @pytest.mark.slow
@@ -80,8 +83,8 @@ def test_under_another_distribution_a_dependent_refuses_instead_of_waiting(proje
 def test_a_dead_worker_is_missing_evidence_and_never_exit_0(project, workers):
     project.suite(
         test_a1="@check('A1')\ndef test_dies(judge):\n    judge('ratio', 1.0)\n    os._exit(0)\n",
-        test_b1="@check('B1')\n@pytest.mark.parametrize('i', range(4))\ndef test_b(judge, i):\n    judge('ratio', 2.0)\n",
-        test_h1="@check('H1')\n@pytest.mark.parametrize('i', range(4))\ndef test_h(judge, i):\n    judge.holds('ran', True)\n",
+        test_b1=f"@check('B1'){FOUR_TIMES}def test_b(judge, i):\n    judge('ratio', 2.0)\n",
+        test_h1=f"@check('H1'){FOUR_TIMES}def test_h(judge, i):\n    judge.holds('ran', True)\n",
     )
     result = project.run("-n", workers)
     if workers == "0":
@@ -92,7 +95,7 @@ def test_a_dead_worker_is_missing_evidence_and_never_exit_0(project, workers):
     assert project.statuses == {"A1": "MISSING", "B1": "MISSING", "H1": "PASS"}
     assert "its worker process died" in {record.note for record in project.report.records}
     cases = ET.parse(project.report_dir / "junit.xml").getroot().iter("testcase")
-    assert [case.get("name") for case in cases if case.find("error") is not None][0] == "test_dies"
+    assert "test_dies" in {case.get("name") for case in cases if case.find("error") is not None}
 
 
 @pytest.mark.slow
@@ -162,3 +165,20 @@ def test_projects_own_tests_see_nothing_of_the_plugin(project):
     assert "groundthink" not in result.stdout.str()
     assert not (project.pytester.path / "reports").exists()
     assert not (project.pytester.path / ".groundthink").exists()
+
+
+@pytest.mark.slow
+def test_published_runs_reach_the_report_once(project, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    row = '{"kind": "step", "step": %d, "loss": 2.0, "grad_norm": 1.0}\n'
+    (run / "metrics.jsonl").write_text("".join(row % step for step in range(1, 9)))
+    project.suite(
+        test_a1="from pathlib import Path\n@check('A1')\n@pytest.mark.parametrize('i', range(4))\n"
+        "def test_1(judge, publish_run, i):\n"
+        f"    publish_run(Path({str(run)!r}), seed=0, name='HY', baselines={{'u': 7.0}})\n"
+        "    judge('ratio', 1.0)\n"
+    )
+    assert project.run("-n", "2").ret == 0
+    assert project.report.plots == ["plots/run-0-seed-0.png"]
+    assert (project.report_dir / "plots" / "run-0-seed-0.png").stat().st_size > 1000

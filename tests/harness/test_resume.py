@@ -203,20 +203,22 @@ def test_a_second_ctrl_c_does_not_wait(tmp_path):
     assert not (tmp_path / "resume").exists()
 
 
-def test_an_interrupted_evaluation_is_made_again(straight, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("call", "done"), [(1, []), (3, [0, 4]), (7, [0, 4, 8, 12, 16, 20])])
+def test_an_interrupted_evaluation_is_made_again(straight, tmp_path, monkeypatch, call, done):
+    # the seventh is the final one
     import harness.train
 
     evaluate, calls = harness.train.evaluate, []
 
-    def interrupt_the_third(*arguments, **options):
+    def interrupt_one(*arguments, **options):
         calls.append(1)
-        if len(calls) == 3:
+        if len(calls) == call:
             os.kill(os.getpid(), signal.SIGINT)
         return evaluate(*arguments, **options)
 
-    monkeypatch.setattr(harness.train, "evaluate", interrupt_the_third)
+    monkeypatch.setattr(harness.train, "evaluate", interrupt_one)
     with pytest.raises(KeyboardInterrupt):
         toy_train(tmp_path)
-    assert [row["step"] for row in read_rows(tmp_path, "eval")] == [0, 4]
+    assert [row["step"] for row in read_rows(tmp_path, "eval")] == done
     toy_train(tmp_path, config=toy_config())
     assert differences(tmp_path, straight) == []

@@ -17,14 +17,6 @@ def label(value):
     return str(value)
 
 
-@pytest.fixture(autouse=True)
-def built_or_skip(request):
-    if "backend" in request.fixturenames and request.getfixturevalue("backend") == "cpp":
-        available, reason = backends.get("wkv6", "cpp").available()
-        if not available:
-            pytest.skip(reason)
-
-
 @pytest.mark.parametrize(("case", "backend"), FAST, ids=label)
 def test_backend_equals_the_oracle_in_fp32(case, backend):
     errors = parity.compare(case.op, backend, case.inputs(head_size=16))

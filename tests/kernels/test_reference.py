@@ -8,7 +8,6 @@ import torch
 from kernels import backends, causal_conv1d, selective_scan, ssd, wkv6
 
 F64 = torch.float64
-WITH_DECAYS = [(op, name) for op in ("wkv6", "ssd") for name in backends.names(op)]
 
 
 @pytest.fixture(params=backends.names("wkv6"))
@@ -124,14 +123,25 @@ def gradcheck_inputs(op):
         return torch.rand(shape, generator=generator, dtype=F64) + 0.1
 
     B, T, H, K, V = 1, 5, 2, 2, 3
+    keys, per_head, group = (B, T, H, K), (B, T, H), (B, T, 1, K)
     made = {
-        "wkv6": [normal(B, T, H, K), normal(B, T, H, K), normal(B, T, H, V), -positive(B, T, H, K), normal(H, K)]
-        + [normal(B, H, K, V)],
-        "ssd": [normal(B, T, H, V), positive(B, T, H), -positive(H), normal(B, T, 1, K), normal(B, T, 1, K)]
-        + [normal(B, H, V, K)],
+        "wkv6": [
+            normal(*keys),
+            normal(*keys),
+            normal(*per_head, V),
+            -positive(*keys),
+            normal(H, K),
+            normal(B, H, K, V),
+        ],
+        "ssd": [
+            *[normal(*per_head, V), positive(*per_head), -positive(H)],
+            *[normal(*group), normal(*group), normal(B, H, V, K)],
+        ],
         "causal_conv1d": [normal(B, T, 3), normal(3, 4), normal(3), normal(B, 3, 3)],
-        "selective_scan": [normal(B, T, 3), positive(B, T, 3), -positive(3, K), normal(B, T, K), normal(B, T, K)]
-        + [normal(3), normal(B, 3, K)],
+        "selective_scan": [
+            *[normal(B, T, 3), positive(B, T, 3), -positive(3, K)],
+            *[normal(B, T, K), normal(B, T, K), normal(3), normal(B, 3, K)],
+        ],
     }[op]
     return [tensor.requires_grad_() for tensor in made]
 

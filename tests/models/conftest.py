@@ -22,11 +22,6 @@ def wake(model: nn.Module, seed: int = 0) -> nn.Module:
 
 
 @pytest.fixture
-def awake() -> Callable[[nn.Module], nn.Module]:
-    return wake
-
-
-@pytest.fixture
 def awake_model() -> Callable[..., nn.Module]:
     def build(name: str, double: bool = True) -> nn.Module:
         torch.manual_seed(0)

@@ -73,7 +73,7 @@ def test_a_fresh_gate_is_its_initial_share_everywhere(branches, kind, share):
 
 @pytest.mark.parametrize("kind", GATED_FUSIONS)
 def test_a_gate_reads_both_branches_and_mixes_with_complementary_shares(branches, kind):
-    rwkv, mamba = branches
+    rwkv, mamba = (branch.requires_grad_() for branch in branches)
     fusion = fusion_of(kind)
     with torch.no_grad():
         fusion.rwkv_weight.normal_()
@@ -83,8 +83,14 @@ def test_a_gate_reads_both_branches_and_mixes_with_complementary_shares(branches
     g = torch.sigmoid(logits)
     fused = fusion(rwkv, mamba)
     torch.testing.assert_close(fused.gate_logits, logits)
-    torch.testing.assert_close(fused.rwkv + fused.mamba, g * rwkv + (1 - g) * mamba)
+    want = g * rwkv + (1 - g) * mamba
+    torch.testing.assert_close(fused.rwkv + fused.mamba, want)
     assert g.std() > 0.1
+    inputs = (rwkv, mamba, *fusion.parameters())
+    weight = torch.linspace(-1, 1, want.numel(), dtype=want.dtype).view_as(want)
+    grads = torch.autograd.grad(((fused.rwkv + fused.mamba) * weight).sum(), inputs)
+    for got, wanted in zip(grads, torch.autograd.grad((want * weight).sum(), inputs), strict=True):
+        torch.testing.assert_close(got, wanted)
 
 
 @pytest.mark.parametrize("kind", GATED_FUSIONS)

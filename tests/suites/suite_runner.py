@@ -1,0 +1,48 @@
+"""Run the real suites in a process of their own and read the report they leave."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+
+# A vocabulary of 512 makes the head cheap; what it does to the size of the model no test here looks at
+SMALL = ("--set", "data.vocab_size=512", "--set", "train.warmup_steps=20", "--set", "eval.tokens=4096",
+         "--set", "eval.final_tokens=16384")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SuiteRun:
+    """How a run over the suites ended."""
+
+    exit_code: int
+    output: str
+    report: dict[str, Any]
+
+    def records(self, check: str, metric: str) -> list[dict[str, Any]]:
+        """The judged records of one metric."""
+        return [r for r in self.report["records"] if (r["check"], r["metric"]) == (check, metric) and not r["info"]]
+
+    def statuses(self, check: str, metric: str) -> set[str]:
+        """Their statuses."""
+        return {record["status"] for record in self.records(check, metric)}
+
+    def status(self, check: str) -> str:
+        """The status of a check; empty when it is not in the report."""
+        return next((c["status"] for c in self.report["checks"] if c["id"] == check), "")
+
+
+def run_suites(store: Path, report: Path, *arguments: str, env: dict[str, str] | None = None) -> SuiteRun:
+    """``pytest suites/gates -m tiny`` with further arguments, in a fresh interpreter."""
+    command = [sys.executable, "-m", "pytest", "suites/gates", "-m", "tiny", "-p", "no:cacheprovider",
+               "--store", str(store), "--report", str(report), *arguments]  # fmt: skip
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=900, env={**os.environ, **(env or {})}
+    )
+    written = report / "report.json"
+    content = json.loads(written.read_text()) if written.is_file() else {}
+    return SuiteRun(done.returncode, done.stdout + done.stderr, content)

@@ -259,10 +259,11 @@ def format_band(band: Band) -> str:
 
 
 def format_measurement(record: Record) -> str:
-    """Value, unit and interval: ``0.05 [0.03, 0.08]``."""
+    """Value, unit, interval and what noise would give: ``0.05 [0.03, 0.08], null 0.01``."""
     unit = f" {record.unit}" if record.unit not in ("", "1") else ""
     interval = f" [{format_number(record.ci[0])}, {format_number(record.ci[1])}]" if record.ci else ""
-    return f"{format_number(record.value)}{unit}{interval}"
+    null = f", null {format_number(record.null_value)}" if record.null_value is not None else ""
+    return f"{format_number(record.value)}{unit}{interval}{null}"
 
 
 def format_margin(record: Record) -> str:

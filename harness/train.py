@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+import kernels
 from harness.checkpoint import load_training, load_weights, save_training, save_weights, write_synced
 from harness.config import BatchTokens, RunConfig, config_sha256
 from harness.data import TokenDataset, Tokens
@@ -314,7 +314,7 @@ class _Loop:
             with autocast(self.device, self.dtype):
                 logits_BTV = self.model(to_device(inputs[rows], self.device))
             targets_N = to_device(targets[rows], self.device).flatten()
-            loss = F.cross_entropy(logits_BTV.float().flatten(0, 1), targets_N) / micro_batches
+            loss = kernels.cross_entropy(logits_BTV.flatten(0, 1), targets_N) / micro_batches
             loss.backward()  # type: ignore[no-untyped-call]
             total = total + loss.detach()
         return total

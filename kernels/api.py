@@ -1,7 +1,7 @@
 """The public operations: check the inputs, fix the dtypes, call the chosen backend.
 
 Dtypes    computed in fp32, or in fp64 when any input is fp64; ``y`` comes back in the dtype of the values that went in
-          (``v``, ``x`` or ``u``); states are always in the compute dtype.
+          (``v``, ``x`` or ``u``); states and losses are always in the compute dtype.
 States    ``None`` means zeros. Gradients flow to every input and from and to both states.
 Errors    ``KernelInputError`` (a ``ValueError``) when shapes, dtypes, devices or, on the CPU, signs do not fit.
 """
@@ -13,7 +13,16 @@ from torch._subclasses.fake_tensor import FakeTensor
 from kernels import backends
 from kernels.shapes import KernelInputError, bind
 
-__all__ = ["KernelInputError", "causal_conv1d", "selective_scan", "ssd", "wkv6"]
+__all__ = [
+    "KernelInputError",
+    "causal_conv1d",
+    "cross_entropy",
+    "gated_rms_norm",
+    "rms_norm",
+    "selective_scan",
+    "ssd",
+    "wkv6",
+]
 
 ACTIVATIONS = (None, "silu")
 
@@ -148,6 +157,65 @@ def selective_scan(
     return y_BTC.to(u_BTC.dtype), final_BCN
 
 
+def cross_entropy(logits_NV: Tensor, targets_N: Tensor) -> Tensor:
+    r"""Mean cross entropy of N predictions over V classes, in nats, with the gradient to the logits.
+
+        loss = 1/N sum_n [ ln sum_v exp(logits_nv) - logits_{n, target_n} ]
+
+    A logit may be ``-inf``: no chance. No target is left out, -100 neither; a target that is no class raises (on a GPU
+    as its own error, at the next synchronisation). NaN and inf in any row make the loss NaN or inf, and gradients of
+    that row only.
+
+    Returns a scalar in the compute dtype. Raises ``KernelInputError``.
+    """
+    size = bind("cross_entropy", {"logits_NV": logits_NV})
+    if targets_N.shape != (size["N"],) or targets_N.dtype != torch.int64 or targets_N.device != logits_NV.device:
+        raise KernelInputError(
+            f"cross_entropy: targets_N must be int64 [N] = [{size['N']}] on {logits_NV.device}, but is "
+            f"{targets_N.dtype} {list(targets_N.shape)} on {targets_N.device}"
+        )
+    if _is_readable(targets_N):
+        low, high = (int(bound) for bound in torch.aminmax(targets_N))
+        if low < 0 or high >= size["V"]:
+            raise KernelInputError(
+                f"cross_entropy: targets must lie in 0 .. V-1 = {size['V'] - 1}, but range from {low} to {high}"
+            )
+    dtype = _compute_dtype({"logits_NV": logits_NV})
+    loss: Tensor = backends.resolve("cross_entropy", logits_NV.device.type)(logits_NV.to(dtype), targets_N)
+    return loss
+
+
+def rms_norm(x_BTD: Tensor, weight_D: Tensor, eps: float = 1e-5) -> Tensor:
+    r"""Each vector divided by its root mean square, times a weight.
+
+        y_i = w_i x_i / sqrt(mean_j x_j^2 + eps)
+
+    Returns ``y [B,T,D]``. Source: Zhang & Sennrich, arXiv:1910.07467, section 4; eps as PyTorch has it.
+    """
+    named = {"x_BTD": x_BTD, "weight_D": weight_D}
+    bind("rms_norm", named)
+    dtype = _compute_dtype(named)
+    y_BTD: Tensor = backends.resolve("rms_norm", x_BTD.device.type)(x_BTD.to(dtype), weight_D.to(dtype), eps)
+    return y_BTD.to(x_BTD.dtype)
+
+
+def gated_rms_norm(x_BTD: Tensor, z_BTD: Tensor, weight_D: Tensor, eps: float = 1e-5, num_groups: int = 1) -> Tensor:
+    r"""RMSNorm of a gated value; each of ``num_groups`` equal parts of D is normalised on its own.
+
+        y = rms_norm(x silu(z), w)                       the gate comes before the norm
+
+    Returns ``y [B,T,D]``. Source: Dao & Gu, arXiv:2405.21060, section 7.1, as the authors' code has it.
+    """
+    named = {"x_BTD": x_BTD, "z_BTD": z_BTD, "weight_D": weight_D}
+    size = bind("gated_rms_norm", named)
+    if num_groups < 1 or size["D"] % num_groups:
+        raise KernelInputError(f"gated_rms_norm: num_groups={num_groups} must divide D={size['D']}")
+    dtype = _compute_dtype(named)
+    inputs = [t.to(dtype) for t in (x_BTD, z_BTD, weight_D)]
+    y_BTD: Tensor = backends.resolve("gated_rms_norm", x_BTD.device.type)(*inputs, eps, num_groups)
+    return y_BTD.to(x_BTD.dtype)
+
+
 def _compute_dtype(tensors: dict[str, Tensor]) -> torch.dtype:
     return torch.float64 if any(t.dtype == torch.float64 for t in tensors.values()) else torch.float32
 
@@ -156,9 +224,14 @@ def _state(state: Tensor | None, shape: tuple[int, ...], dtype: torch.dtype, dev
     return torch.zeros(shape, dtype=dtype, device=device) if state is None else state.to(dtype)
 
 
+def _is_readable(tensor: Tensor) -> bool:
+    """Whether a look at the values costs little: reading a GPU tensor would stall it, and a traced one has none."""
+    return tensor.device.type == "cpu" and not isinstance(tensor, FakeTensor) and not torch.compiler.is_compiling()
+
+
 def _require_not_positive(op: str, name: str, tensor: Tensor, why: str) -> None:
-    """Refuse positive values. NaN passes, for it must be seen downstream; reading a GPU tensor would stall it."""
-    if tensor.device.type != "cpu" or isinstance(tensor, FakeTensor) or torch.compiler.is_compiling():
+    """Refuse positive values. NaN passes, for it must be seen downstream."""
+    if not _is_readable(tensor):
         return
     largest = tensor.detach().amax().item()
     if largest > 0:

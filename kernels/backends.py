@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from kernels.cpu.build import compiler_version
-
 
 class BackendError(ValueError):
     """An operation or backend that does not exist, or does not run here. The message lists what does."""
@@ -65,6 +63,8 @@ def _always() -> tuple[bool, str]:
 
 
 def _compiler() -> tuple[bool, str]:
+    from kernels.cpu.build import compiler_version
+
     version = compiler_version()
     if version is None:
         return False, "no C++ compiler found: install g++ or set CXX"
@@ -104,6 +104,16 @@ def _load_ssd_chunked() -> Callable[..., Any]:
     return ssd_chunked
 
 
+def _torch(op: str) -> Callable[[], Callable[..., Any]]:
+    def load() -> Callable[..., Any]:
+        from kernels import torch_ops
+
+        function: Callable[..., Any] = getattr(torch_ops, f"{op}_torch")
+        return function
+
+    return load
+
+
 def _load_conv1d_shifted() -> Callable[..., Any]:
     from kernels.conv1d_shifted import causal_conv1d_shifted
 
@@ -125,6 +135,15 @@ _TABLE = (
     Backend("causal_conv1d", "shifted", _ANY, _load_conv1d_shifted, _always),
     Backend("causal_conv1d", "reference", _ANY, _reference("causal_conv1d"), _always),
     Backend("selective_scan", "reference", _ANY, _reference("selective_scan"), _always),
+    Backend("cross_entropy", "cpp", _CPU, _cpp("cross_entropy"), _compiler),
+    Backend("cross_entropy", "torch", _ANY, _torch("cross_entropy"), _always),
+    Backend("cross_entropy", "reference", _ANY, _reference("cross_entropy"), _always),
+    Backend("rms_norm", "cpp", _CPU, _cpp("rms_norm"), _compiler),
+    Backend("rms_norm", "torch", _ANY, _torch("rms_norm"), _always),
+    Backend("rms_norm", "reference", _ANY, _reference("rms_norm"), _always),
+    Backend("gated_rms_norm", "cpp", _CPU, _cpp("gated_rms_norm"), _compiler),
+    Backend("gated_rms_norm", "torch", _ANY, _torch("gated_rms_norm"), _always),
+    Backend("gated_rms_norm", "reference", _ANY, _reference("gated_rms_norm"), _always),
 )
 
 OPS = tuple(dict.fromkeys(backend.op for backend in _TABLE))

@@ -13,8 +13,12 @@ LENGTHS = (1, 2, 63, 64, 65, 127, 128, 257, 1000)
 # What the decays of a case are like: keep_all is exactly 1, forget_all exactly 0.
 DECAYS = ("typical", "keep_all", "forget_all", "strong", "near_one", "mixed")
 OPS_WITH_DECAYS = ("wkv6", "ssd")
+# They carry a state from call to call and return ``y, final_state``; the others return ``y`` alone.
+OPS_WITH_STATE = ("wkv6", "ssd", "causal_conv1d", "selective_scan")
+# At the longest length, where the oracle takes most of its time, two kinds stand for all.
+DECAYS_AT_THE_LONGEST = ("typical", "near_one")
 
-Operation = Callable[..., tuple[Tensor, Tensor]]
+Operation = Callable[..., Tensor | tuple[Tensor, Tensor]]
 
 
 def rms_error(actual: Tensor, expected: Tensor) -> float:
@@ -52,11 +56,12 @@ def errors_of(function: Operation, op: str, inputs: Mapping[str, Tensor]) -> dic
     ``function`` takes ``inputs`` by name, as the public operation does. The loss weights ``y`` and the final state with
     fixed random numbers, so both send gradients.
 
-    Returns ``rms_error`` by name: ``y``, ``final_state`` and ``grad <input>`` for every input.
+    Returns ``rms_error`` by name: ``y``, ``final_state`` where there is one, and ``grad <input>`` for every input that
+    is not an integer.
     """
     actual = _outputs_and_gradients(function, inputs)
     with backends.force(op, "reference"):
-        exact = {name: tensor.detach().cpu().double() for name, tensor in inputs.items()}
+        exact = {name: _cast(tensor.detach(), torch.float64, "cpu") for name, tensor in inputs.items()}
         expected = _outputs_and_gradients(getattr(api, op), exact)
     return {name: rms_error(actual[name], expected[name]) for name in expected}
 
@@ -71,14 +76,23 @@ def compare(op: str, backend: str, inputs: Mapping[str, Tensor]) -> dict[str, fl
 
 
 def _outputs_and_gradients(function: Operation, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    leaves = {name: tensor.detach().clone().requires_grad_() for name, tensor in inputs.items()}
-    y, final_state = function(**leaves)
+    given = {
+        name: tensor.detach().clone().requires_grad_(tensor.is_floating_point()) for name, tensor in inputs.items()
+    }
+    leaves = {name: tensor for name, tensor in given.items() if tensor.requires_grad}
+    results = function(**given)
+    outputs = {"y": results} if isinstance(results, Tensor) else dict(zip(("y", "final_state"), results, strict=True))
     # drawn in one dtype on the CPU, so that oracle and candidate see the same loss
     generator = torch.Generator().manual_seed(0)
-    weights = [torch.randn(t.shape, generator=generator).to(t) for t in (y, final_state)]
-    gradients = torch.autograd.grad([y, final_state], list(leaves.values()), weights)
+    weights = [torch.randn(t.shape, generator=generator).to(t) for t in outputs.values()]
+    gradients = torch.autograd.grad(list(outputs.values()), list(leaves.values()), weights)
     named = {f"grad {name}": gradient for name, gradient in zip(leaves, gradients, strict=True)}
-    return {"y": y, "final_state": final_state, **named}
+    return {**outputs, **named}
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype, device: torch.device | str) -> Tensor:
+    """In another dtype and place; integers stay integers."""
+    return tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else tensor.dtype)
 
 
 @dataclass(frozen=True)
@@ -95,17 +109,25 @@ class ParityCase:
     def inputs(
         self, head_size: int = 32, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
     ) -> dict[str, Tensor]:
-        """Random inputs by name, with a non-zero initial state: 2 rows, 2 heads, sizes of ``head_size``."""
+        """Random inputs by name, with a non-zero initial state: 2 rows, 2 heads, sizes of ``head_size``.
+
+        ``length`` counts positions, and for the cross entropy predictions.
+        """
         generator = torch.Generator().manual_seed(self.length)
         made = _MAKERS[self.op](generator, self.length, head_size, self.decays)
-        return {name: tensor.to(dtype=dtype, device=device) for name, tensor in made.items()}
+        return {name: _cast(tensor, dtype, device) for name, tensor in made.items()}
 
 
 def parity_cases(*ops: str) -> Iterator[ParityCase]:
-    """Every length with every kind of decay, for the named operations or for all."""
+    """Every length with every kind of decay, for the named operations or for all.
+
+    The longest length has ``DECAYS_AT_THE_LONGEST`` only: the oracle walks its positions one by one, and the extreme
+    decays leave nothing to accumulate that the shorter lengths do not show.
+    """
     for op in ops or backends.OPS:
         for length in LENGTHS:
-            for decays in DECAYS if op in OPS_WITH_DECAYS else DECAYS[:1]:
+            kinds = DECAYS_AT_THE_LONGEST if length == max(LENGTHS) else DECAYS
+            for decays in kinds if op in OPS_WITH_DECAYS else DECAYS[:1]:
                 yield ParityCase(op, length, decays)
 
 
@@ -167,9 +189,31 @@ def _selective_scan_inputs(generator: torch.Generator, T: int, size: int, decays
     }
 
 
+def _cross_entropy_inputs(generator: torch.Generator, T: int, size: int, decays: str) -> dict[str, Tensor]:
+    classes = 16 * size + 3
+    # some predictions are sure, some hopeless
+    logits = torch.randn(T, classes, generator=generator) * torch.logspace(-1, 1.5, T)[:, None]
+    return {"logits_NV": logits, "targets_N": torch.randint(classes, (T,), generator=generator)}
+
+
+def _rms_norm_inputs(generator: torch.Generator, T: int, size: int, decays: str) -> dict[str, Tensor]:
+    # rows from far below eps to far above
+    scale = torch.logspace(-4, 4, T)[None, :, None]
+    x = torch.randn(2, T, 2 * size, generator=generator) * scale
+    return {"x_BTD": x, "weight_D": torch.randn(2 * size, generator=generator)}
+
+
+def _gated_rms_norm_inputs(generator: torch.Generator, T: int, size: int, decays: str) -> dict[str, Tensor]:
+    x, z = (torch.randn(2, T, 2 * size, generator=generator) for _ in range(2))
+    return {"x_BTD": x, "z_BTD": 3 * z, "weight_D": torch.randn(2 * size, generator=generator)}
+
+
 _MAKERS: dict[str, Callable[[torch.Generator, int, int, str], dict[str, Tensor]]] = {
     "wkv6": _wkv6_inputs,
     "ssd": _ssd_inputs,
     "causal_conv1d": _conv1d_inputs,
     "selective_scan": _selective_scan_inputs,
+    "cross_entropy": _cross_entropy_inputs,
+    "rms_norm": _rms_norm_inputs,
+    "gated_rms_norm": _gated_rms_norm_inputs,
 }

@@ -1,4 +1,4 @@
-"""The definition of correct: one loop over positions an operation, written as the equations are.
+"""The definition of correct: each operation written as its equations are, recurrences as a loop over positions.
 
 Every function is differentiable by autograd in all its inputs and both states, runs in any floating dtype on any
 device, and serves as the oracle in fp64. None of them is fast.
@@ -74,3 +74,24 @@ def selective_scan_reference(
         state_BCN = decay_BCN * state_BCN + write_BC[:, :, None] * B_BTN[:, t, None, :]
         ys.append((state_BCN * C_BTN[:, t, None, :]).sum(-1) + D_C * u_BTC[:, t])
     return torch.stack(ys, dim=1), state_BCN
+
+
+def cross_entropy_reference(logits_NV: Tensor, targets_N: Tensor) -> Tensor:
+    """Mean of ``-ln softmax(logits)[target]``: see ``kernels.cross_entropy``."""
+    log_p_NV = logits_NV - logits_NV.logsumexp(dim=1, keepdim=True)
+    return -log_p_NV.gather(1, targets_N[:, None]).mean()
+
+
+def rms_norm_reference(x_BTD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
+    """``x / sqrt(mean(x^2) + eps) * weight``: see ``kernels.rms_norm``.
+
+    Source: Zhang & Sennrich, "Root Mean Square Layer Normalization", arXiv:1910.07467, section 4.
+    """
+    return x_BTD / torch.sqrt(x_BTD.square().mean(-1, keepdim=True) + eps) * weight_D
+
+
+def gated_rms_norm_reference(x_BTD: Tensor, z_BTD: Tensor, weight_D: Tensor, eps: float, num_groups: int) -> Tensor:
+    """RMSNorm of ``x silu(z)``, group by group: see ``kernels.gated_rms_norm``."""
+    groups = (x_BTD * z_BTD * torch.sigmoid(z_BTD)).chunk(num_groups, dim=-1)
+    one = torch.ones_like(weight_D[: groups[0].shape[-1]])
+    return torch.cat([rms_norm_reference(group, one, eps) for group in groups], dim=-1) * weight_D

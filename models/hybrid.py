@@ -9,7 +9,7 @@ from models.blocks.attention import CausalAttention
 from models.blocks.ffn import FeedForward
 from models.blocks.mamba2 import Mamba2Mixer
 from models.blocks.mixer import Mixer
-from models.blocks.parameters import undecayed_norm
+from models.blocks.norm import RMSNorm
 from models.blocks.rwkv6 import Rwkv6TimeMix
 from models.config import ModelConfig
 from models.fusion.build import build_fusion
@@ -30,24 +30,20 @@ class HybridModel(StackedModel):
         super().__init__(
             embedding,
             [_layer(config, index) for index in range(config.num_layers)],
-            _norm(config.d_model),
+            RMSNorm(config.d_model, NORM_EPS),
             num_positions=None if config.attention is None else config.attention.num_positions,
         )
         self.config = config
-
-
-def _norm(d_model: int) -> nn.Module:
-    return undecayed_norm(nn.RMSNorm(d_model, eps=NORM_EPS))
 
 
 def _layer(config: ModelConfig, index: int) -> Layer:
     branches = config.layers[index]
     parallel = len(branches) == 2
     return Layer(
-        _norm(config.d_model),
+        RMSNorm(config.d_model, NORM_EPS),
         {branch: _mixer(config, branch, index) for branch in branches},
         build_fusion(config.fusion, config.d_model) if parallel and config.fusion is not None else None,
-        _norm(config.d_model),
+        RMSNorm(config.d_model, NORM_EPS),
         FeedForward(config.d_model, config.d_ff, config.num_layers, bias=False),
     )
 

@@ -22,24 +22,10 @@ def pytest_groundthink_validate(settings: Settings) -> None:
     check_spec(settings.corpus or config.data.corpus)
 
 
-@pytest.hookimpl
-def pytest_groundthink_describe_subject(settings: Settings) -> Described:
-    """Branches, size and corpus of what is under test."""
-    from fixtures.corpora import BUILT_IN
-    from fixtures.presets import load_preset
-    from fixtures.subjects import resolve
-
-    corpus = settings.corpus or load_preset(settings.scale, _overrides(settings)).data.corpus
-    about = resolve(settings.model, settings.scale).describe()
-    return Described(settings.model, about.branches, about.parameters, corpus, corpus in BUILT_IN)
-
-
-@pytest.fixture(scope="session")
-def bench(settings: Settings):
-    """The subject on its data: builds fresh models, gives trained runs from the store."""
+def _bench(settings: Settings):
     from fixtures.bench import Bench
 
-    bench = Bench.of(
+    return Bench.of(
         model=settings.model,
         scale=settings.scale,
         device=settings.device,
@@ -49,6 +35,31 @@ def bench(settings: Settings):
         corpus=settings.corpus,
         checkpoint=settings.checkpoint,
     )
+
+
+@pytest.hookimpl
+def pytest_groundthink_prepare(settings: Settings) -> None:
+    """Tokenise the corpus and build the model once, so that what is wrong with them is said once."""
+    _bench(settings).prepare()
+
+
+@pytest.hookimpl
+def pytest_groundthink_describe_subject(settings: Settings) -> Described:
+    """Branches, size and corpus of what is under test."""
+    from fixtures.corpora import BUILT_IN
+    from fixtures.presets import load_preset
+    from fixtures.subjects import resolve
+
+    data = load_preset(settings.scale, _overrides(settings)).data
+    corpus = settings.corpus or data.corpus
+    about = resolve(settings.model, settings.scale).describe(data.vocab_size)
+    return Described(settings.model, about.branches, about.parameters, corpus, corpus in BUILT_IN)
+
+
+@pytest.fixture(scope="session")
+def bench(settings: Settings):
+    """The subject on its data: builds fresh models, gives trained runs from the store."""
+    bench = _bench(settings)
     with bench.planted_defects():
         yield bench
 

@@ -20,6 +20,14 @@ def pytest_groundthink_validate(settings: Settings) -> None:
     """
 
 
+def pytest_groundthink_prepare(settings: Settings) -> None:
+    """Make sure that the subject can be built and its data read, once, before any check or worker needs them.
+
+    Called in the controller when a session that runs suites starts. Raise HarnessError: its message is shown once,
+    instead of once a check, and pytest exits with 4.
+    """
+
+
 @pytest.hookspec(firstresult=True)
 def pytest_groundthink_describe_subject(settings: Settings) -> Subject | None:
     """What is under test: its branches decide which checks are NA, the rest goes into the report.

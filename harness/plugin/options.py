@@ -1,5 +1,6 @@
 """Options, ``--explain`` and the refusal of bad usage: everything that is decided before collection."""
 
+import re
 import shutil
 import sys
 import tempfile
@@ -121,6 +122,18 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.xmlpath = str(settings.report / "junit.xml")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Let the suites prepare what every check needs; what cannot be prepared is bad usage."""
+    config = session.config
+    if not runs_suites(config) or config.option.collectonly or is_worker(config):
+        return
+    try:
+        config.hook.pytest_groundthink_prepare(settings=config.stash[SETTINGS])
+    except HarnessError as error:
+        raise pytest.UsageError(str(error)) from error
+
+
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Remove what the processes of this session shared."""
     if not is_worker(config) and BOARD in config.stash:
@@ -188,7 +201,8 @@ def _load_tables(config: pytest.Config) -> Tables:
 
 def _parse(config: pytest.Config, resolve: bool) -> Settings:
     option = config.option
-    scale = scale_of(option.markexpr)
+    markers = {re.split(r"[:(]", line)[0].strip() for line in config.getini("markers")}
+    scale = scale_of(option.markexpr, markers)
     checkpoint = Path(option.checkpoint) if option.checkpoint else None
     if checkpoint is not None and not checkpoint.exists():
         raise HarnessError(f"--checkpoint {checkpoint}: there is no such file or directory")

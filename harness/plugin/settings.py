@@ -2,14 +2,14 @@
 
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from harness.checks import MARKERS, SCALES, Checks
-from harness.errors import HarnessError
+from harness.errors import HarnessError, did_you_mean
 from harness.thresholds import Thresholds
 
 DEFAULT_MODEL = "GF-MH"
@@ -89,9 +89,16 @@ TABLES = pytest.StashKey[Tables]()
 SUBJECT = pytest.StashKey[Subject | None]()
 
 
-def scale_of(markexpr: str) -> str:
-    """The scale a ``-m`` expression asks for; tiny when it names none. Raises HarnessError for more than one."""
+def scale_of(markexpr: str, markers: Collection[str]) -> str:
+    """The scale a ``-m`` expression asks for; tiny when it names none.
+
+    ``markers`` are those that are registered: a word that is none of them would select nothing, in silence. Raises
+    HarnessError for such a word, and for more than one scale.
+    """
     named = re.findall(r"[^\W\d]\w*", markexpr)
+    unknown = [word for word in named if word not in {*markers, "and", "or", "not"}]
+    if unknown:
+        raise HarnessError(f"-m {markexpr!r}: no marker is called {unknown[0]!r}; {did_you_mean(unknown[0], SCALES)}")
     scales = list(dict.fromkeys(word for word in named if word in SCALES))
     allowed = ", ".join(f"{marker} ({scale})" for marker, scale in SCALES.items())
     if len(scales) > 1:

@@ -1,8 +1,11 @@
-"""Builds the C++ operations once and caches the library.
+"""Builds the C++ operations once, with ninja through torch, and caches the library.
 
 One directory a key, and the key covers everything that changes the machine code: our sources, the torch version, the
-compiler, the flags and the CPU (we compile for the very CPU at hand). A lock of the operating system guards the build,
-so a killed build leaves nothing that could block the next one; a finished library appears by one atomic rename.
+compiler, the flags and the CPU (we compile for the very CPU at hand). A lock of the operating system guards the build
+and each attempt has a directory of its own, so a killed build leaves nothing that could block or spoil the next one
+(torch's own lock is a file that outlives its process); a finished library appears by one atomic rename.
+
+    python -m kernels.cpu.build          builds now, so that the first run need not
 """
 
 import hashlib
@@ -13,16 +16,26 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-SOURCES = ("wkv6.cpp", "ssd.cpp", "conv1d.cpp")
-HEADERS = ("linear_scan.h", "tensors.h")
+SOURCES = ("wkv6.cpp", "ssd.cpp", "conv1d.cpp", "cross_entropy.cpp", "rms_norm.cpp")
+HEADERS = ("linear_scan.h", "tensors.h", "vectors.h")
 # No -ffast-math: NaN and inf must come through, and a sum must have the same order in every build.
 FLAGS = (
     *("-std=c++20", "-O3", "-march=native", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi"),
     # Apple's compiler has no OpenMP: there the kernels run on one thread
     "-fopenmp-simd" if sys.platform == "darwin" else "-fopenmp",
+)
+
+# Start of the name of an attempt's directory.
+_ATTEMPT = "attempt-"
+_WITHOUT = (
+    "GROUNDTHINK_WKV6=chunked GROUNDTHINK_SSD=chunked GROUNDTHINK_CAUSAL_CONV1D=shifted "
+    "GROUNDTHINK_CROSS_ENTROPY=torch GROUNDTHINK_RMS_NORM=torch GROUNDTHINK_GATED_RMS_NORM=torch"
 )
 
 
@@ -42,7 +55,7 @@ def compiler_version() -> str | None:
 
 
 def build() -> Path:
-    """Path of the built library; compiles on the first call on this machine.
+    """Path of the built library; compiles on the first call on this machine, and then this process has it loaded.
 
     Raises ``KernelBuildError`` when the compiler fails.
     """
@@ -91,27 +104,50 @@ def _cpu_model() -> str:
 
 
 def _compile(directory: Path, library: Path) -> None:
-    """Compile every source at once, then link; everything temporary lives and dies in one directory."""
-    import torch
+    """One ninja build by torch, which also loads its result: what does not load is not published."""
     from torch.utils import cpp_extension
 
-    includes = [flag for path in cpp_extension.include_paths() for flag in ("-isystem", path)]
+    for leftover in directory.glob(f"{_ATTEMPT}*"):
+        shutil.rmtree(leftover)
+    with tempfile.TemporaryDirectory(prefix=_ATTEMPT, dir=directory) as attempt, _build_environment():
+        try:
+            built = cpp_extension.load(
+                "kernels",
+                [str(Path(__file__).parent / name) for name in SOURCES],
+                extra_cflags=list(FLAGS),
+                extra_ldflags=_link_flags(),
+                build_directory=attempt,
+                with_cuda=False,
+                is_python_module=False,
+            )
+        except (RuntimeError, OSError) as error:
+            raise KernelBuildError(_explain(str(error))) from error
+        Path(built).replace(library)
+
+
+@contextmanager
+def _build_environment() -> Iterator[None]:
+    """Ninja where torch looks for it, and no more compilers at once than a small machine holds."""
+    before = dict(os.environ)
+    if shutil.which("ninja") is None:
+        import ninja
+
+        os.environ["PATH"] = os.pathsep.join([ninja.BIN_DIR, before.get("PATH", os.defpath)])
+    os.environ.setdefault("MAX_JOBS", "2")
+    try:
+        yield
+    finally:
+        for name in ("PATH", "MAX_JOBS"):
+            os.environ.pop(name, None)
+            if name in before:
+                os.environ[name] = before[name]
+
+
+def _link_flags() -> list[str]:
+    import torch
+
     torch_lib = Path(torch.__file__).parent / "lib"
-    abi = f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"
-    with tempfile.TemporaryDirectory(dir=directory) as scratch:
-        objects = [Path(scratch) / f"{name}.o" for name in SOURCES]
-        _run_all(
-            [
-                [*_compiler(), *FLAGS, abi, *includes, "-c", str(Path(__file__).parent / name), "-o", str(target)]
-                for name, target in zip(SOURCES, objects, strict=True)
-            ]
-        )
-        linked = Path(scratch) / library.name
-        libraries = [f"-L{torch_lib}", f"-Wl,-rpath,{torch_lib}", "-ltorch_cpu", "-ltorch", "-lc10"]
-        _run_all(
-            [[*_compiler(), "-shared", *map(str, objects), *libraries, *_openmp_runtime(torch_lib), "-o", str(linked)]]
-        )
-        linked.replace(library)
+    return [f"-Wl,-rpath,{torch_lib}", *_openmp_runtime(torch_lib)]
 
 
 def _openmp_runtime(torch_lib: Path) -> list[str]:
@@ -122,20 +158,24 @@ def _openmp_runtime(torch_lib: Path) -> list[str]:
     return [] if sys.platform == "darwin" else ["-fopenmp"]
 
 
-def _run_all(commands: list[list[str]]) -> None:
-    running = [
-        (command, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))  # noqa: S603
-        for command in commands
-    ]
-    finished = [(command, process.communicate()[0], process.returncode) for command, process in running]
-    for command, output, code in finished:
-        if code:
-            tail = "\n".join(output.splitlines()[-25:])
-            raise KernelBuildError(
-                f"the C++ kernels did not build: {command[0]} ended with {code}\n"
-                f"  compiler   {compiler_version()}\n"
-                f"  command    {shlex.join(command)}\n"
-                f"  next       use another compiler (CXX=g++), or run without them: GROUNDTHINK_WKV6=chunked "
-                f"GROUNDTHINK_SSD=chunked GROUNDTHINK_CAUSAL_CONV1D=shifted\n"
-                f"{tail}"
-            )
+def _explain(output: str) -> str:
+    tail = "\n".join(output.splitlines()[-25:])
+    return (
+        f"the C++ kernels did not build\n"
+        f"  compiler   {compiler_version()}\n"
+        f"  next       use another compiler (CXX=g++), or run without them: {_WITHOUT}\n"
+        f"{tail}"
+    )
+
+
+def main() -> None:
+    """Build and say in one line what, where and how long it took."""
+    began_s = time.monotonic()
+    if compiler_version() is None:
+        sys.exit("kernels: no C++ compiler found, so they run in plain PyTorch; install g++ or set CXX")
+    library = build()
+    sys.stdout.write(f"kernels: {library}, {compiler_version()}, {time.monotonic() - began_s:.1f} s\n")
+
+
+if __name__ == "__main__":
+    main()

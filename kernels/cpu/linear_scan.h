@@ -14,10 +14,11 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
 #include <memory>
 #include <new>
 #include <type_traits>
+
+#include "vectors.h"
 
 namespace groundthink {
 
@@ -25,17 +26,6 @@ namespace groundthink {
 constexpr int64_t kChunk = 16;
 // Rows of a tile: with four vectors a row they fill half of the 32 vector registers of AVX-512.
 constexpr int64_t kRows = 4;
-constexpr int64_t kVectorBytes = 64;
-
-template <typename T>
-struct VectorOf {
-  typedef T type __attribute__((vector_size(kVectorBytes)));
-};
-template <typename T>
-using Vector = typename VectorOf<T>::type;
-template <typename T>
-constexpr int64_t kLanes = kVectorBytes / sizeof(T);
-
 inline int64_t round_up(int64_t size, int64_t multiple) { return (size + multiple - 1) / multiple * multiple; }
 
 // Zero-filled scratch memory aligned for vectors.
@@ -55,38 +45,6 @@ class Buffer {
   int64_t size_;
   std::unique_ptr<T[], Free> data_;
 };
-
-template <typename T>
-inline Vector<T>& vector_at(T* address) {
-  return *reinterpret_cast<Vector<T>*>(address);
-}
-template <typename T>
-inline const Vector<T>& vector_at(const T* address) {
-  return *reinterpret_cast<const Vector<T>*>(address);
-}
-
-template <typename T>
-inline T dot(const T* a, const T* b, int64_t size) {
-  T sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t i = 0; i < size; i++) sum += a[i] * b[i];
-  return sum;
-}
-
-// Halves the vector until 16 bytes are left: a chain of additions lane by lane would cost more than all the rest.
-template <typename T>
-inline T sum_of_lanes(Vector<T> vector) {
-  typedef T Half __attribute__((vector_size(32)));
-  typedef T Quarter __attribute__((vector_size(16)));
-  Half halves[2];
-  std::memcpy(halves, &vector, sizeof(vector));
-  const Half half = halves[0] + halves[1];
-  Quarter quarters[2];
-  std::memcpy(quarters, &half, sizeof(half));
-  const Quarter quarter = quarters[0] + quarters[1];
-  if constexpr (sizeof(T) == 4) return (quarter[0] + quarter[1]) + (quarter[2] + quarter[3]);
-  return quarter[0] + quarter[1];
-}
 
 // Lane blocks of 4, 2 and 1 vectors that together cover `lanes`; calls visit(width, offset).
 template <typename T, typename Visit>

@@ -10,6 +10,8 @@ from torch.nn import functional as F
 
 from kernels.cpu.build import build
 
+Rule = Callable[..., Any]
+
 
 @cache
 def load() -> None:
@@ -17,13 +19,21 @@ def load() -> None:
 
     Raises ``KernelBuildError`` when the compiler fails.
     """
+    # in the process that has just built it this is the same library once more, not a second one
     torch.ops.load_library(str(build()))  # type: ignore[no-untyped-call]
-    fakes: dict[str, Callable[..., Any]] = {"wkv6": _fake_wkv6, "ssd": _fake_ssd, "causal_conv1d": _fake_causal_conv1d}
-    for op, fake in fakes.items():
-        torch.library.register_fake(f"groundthink::{op}", fake)
-        torch.library.register_autograd(f"groundthink::{op}", _backward_of(op), setup_context=_save_inputs)
-        torch.library.register_fake(f"groundthink::{op}_backward", _fake_backward)
-        torch.library.register_autograd(f"groundthink::{op}_backward", _no_second_derivative)
+    _register("wkv6", _fake_wkv6, _gradients_of("wkv6"), _save_inputs, _fake_gradients)
+    _register("ssd", _fake_ssd, _gradients_of("ssd"), _save_inputs, _fake_gradients)
+    _register("causal_conv1d", _fake_causal_conv1d, _gradients_of("causal_conv1d"), _save_inputs, _fake_gradients)
+    _register("cross_entropy", _fake_loss, _loss_gradient, _save_loss, _fake_loss_gradient)
+    _register("rms_norm", _fake_norm, _norm_gradients, _save_norm, _fake_norm_gradients)
+    _register("gated_rms_norm", _fake_norm, _gated_norm_gradients, _save_norm, _fake_norm_gradients)
+
+
+def _register(op: str, fake: Rule, gradients: Rule, save: Rule, fake_gradients: Rule) -> None:
+    torch.library.register_fake(f"groundthink::{op}", fake)
+    torch.library.register_autograd(f"groundthink::{op}", gradients, setup_context=save)
+    torch.library.register_fake(f"groundthink::{op}_backward", fake_gradients)
+    torch.library.register_autograd(f"groundthink::{op}_backward", _no_second_derivative)
 
 
 def wkv6_cpp(
@@ -53,6 +63,26 @@ def causal_conv1d_cpp(
     return (F.silu(y_BTC) if activation == "silu" else y_BTC), final_BCw
 
 
+def cross_entropy_cpp(logits_NV: Tensor, targets_N: Tensor) -> Tensor:
+    """Mean cross entropy in nats: see ``kernels.cross_entropy``. Logits in fp32 or fp64."""
+    loss: Tensor = torch.ops.groundthink.cross_entropy(logits_NV, targets_N)[0]
+    return loss
+
+
+def rms_norm_cpp(x_BTD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
+    """RMSNorm: see ``kernels.rms_norm``. All tensors share one dtype, fp32 or fp64."""
+    y_RD: Tensor = torch.ops.groundthink.rms_norm(x_BTD.flatten(0, 1), weight_D[None], eps)[0]
+    return y_RD.view(x_BTD.shape)
+
+
+def gated_rms_norm_cpp(x_BTD: Tensor, z_BTD: Tensor, weight_D: Tensor, eps: float, num_groups: int) -> Tensor:
+    """RMSNorm of ``x silu(z)``: see ``kernels.gated_rms_norm``. All tensors share one dtype, fp32 or fp64."""
+    weight_GS = weight_D.view(num_groups, -1)
+    x_RS, z_RS = (t.reshape(-1, weight_GS.shape[1]) for t in (x_BTD, z_BTD))
+    y_RS: Tensor = torch.ops.groundthink.gated_rms_norm(x_RS, z_RS, weight_GS, eps)[0]
+    return y_RS.view(x_BTD.shape)
+
+
 def _fake_wkv6(r: Tensor, k: Tensor, v: Tensor, log_w: Tensor, u: Tensor, initial: Tensor) -> tuple[Tensor, Tensor]:
     return _contiguous_like(v), _contiguous_like(initial)
 
@@ -65,7 +95,24 @@ def _fake_causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor, initial: Tensor
     return _contiguous_like(x)
 
 
-def _fake_backward(*tensors: Tensor) -> tuple[Tensor, ...]:
+def _fake_loss(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    return logits.new_empty(()), logits.new_empty((logits.shape[0], 2), dtype=torch.float64)
+
+
+def _fake_norm(x: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+    return _contiguous_like(x), x.new_empty(x.shape[0])
+
+
+def _fake_loss_gradient(logits: Tensor, targets: Tensor, stats: Tensor, dloss: Tensor) -> Tensor:
+    return _contiguous_like(logits)
+
+
+def _fake_norm_gradients(*inputs: Any) -> tuple[Tensor, ...]:
+    """One gradient a tensor that stands before eps, the scale and the gradient of the output."""
+    return tuple(_contiguous_like(t) for t in inputs[:-3])
+
+
+def _fake_gradients(*tensors: Tensor) -> tuple[Tensor, ...]:
     """One gradient an input: the arguments are the inputs, of which the initial state is last, and what follows it."""
     num_outputs = 1 if len(tensors) == 5 else 2
     return tuple(_contiguous_like(t) for t in tensors[:-num_outputs])
@@ -79,11 +126,36 @@ def _save_inputs(ctx: Any, inputs: tuple[Tensor, ...], output: Any) -> None:
     ctx.save_for_backward(*inputs)
 
 
-def _backward_of(op: str) -> Any:
-    def backward(ctx: Any, *grads: Tensor) -> Any:
+def _gradients_of(op: str) -> Rule:
+    def gradients(ctx: Any, *grads: Tensor) -> Any:
         return getattr(torch.ops.groundthink, f"{op}_backward")(*ctx.saved_tensors, *grads)
 
-    return backward
+    return gradients
+
+
+def _save_loss(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(*inputs, output[1])
+
+
+def _loss_gradient(ctx: Any, dloss: Tensor, _: Tensor) -> tuple[Tensor, None]:
+    return torch.ops.groundthink.cross_entropy_backward(*ctx.saved_tensors, dloss), None
+
+
+def _save_norm(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    *tensors, ctx.eps = inputs
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(*tensors, output[1])
+
+
+def _norm_gradients(ctx: Any, dy: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    *tensors, scale = ctx.saved_tensors
+    return *torch.ops.groundthink.rms_norm_backward(*tensors, ctx.eps, scale, dy), None
+
+
+def _gated_norm_gradients(ctx: Any, dy: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    *tensors, scale = ctx.saved_tensors
+    return *torch.ops.groundthink.gated_rms_norm_backward(*tensors, ctx.eps, scale, dy), None
 
 
 def _no_second_derivative(ctx: Any, *grads: Tensor) -> Any:

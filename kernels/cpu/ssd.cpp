@@ -59,20 +59,24 @@ void ssd_forward_heads(const SsdInputs<T>& in, T* y, T* final) {
 
 template <typename T>
 struct SsdGradients {
-  T *x, *dt, *A, *B, *C, *initial;  // A by batch row, B and C by head
+  T *x, *dt;
+  double* A;  // by batch row
+  T *B, *C;   // by head
+  T* initial;
 };
 
-// Gradients of x, dt and A at position s of the chunk, from those of dt x and exp(dt A).
+// Gradients of x, dt and A at position s of the chunk, from those of dt x and exp(dt A). What A gets from all positions
+// and keys may cancel almost entirely, so it is summed in double.
 template <typename T>
-void step_backward(const LinearScan<T, true>& scan, const SsdInputs<T>& in, int64_t s, int64_t at, T A, T& dA,
+void step_backward(const LinearScan<T, true>& scan, const SsdInputs<T>& in, int64_t s, int64_t at, T A, double& dA,
                    const SsdGradients<T>& grad) {
-  T dlog_a = 0;
+  double dlog_a = 0;
   const T* dw = scan.dw + s * scan.key_stride;
 #pragma omp simd reduction(+ : dlog_a)
   for (int64_t n = 0; n < in.N; n++) dlog_a += dw[n];
   dlog_a *= in.a[at];
   const T* dv = scan.dv + s * scan.value_stride;
-  grad.dt[at] = dot(dv, in.x + at * in.P, in.P) + dlog_a * A;
+  grad.dt[at] = dot(dv, in.x + at * in.P, in.P) + T(dlog_a * A);
   dA += dlog_a * in.dt[at];
   for (int64_t p = 0; p < in.P; p++) grad.x[at * in.P + p] = dv[p] * in.dt[at];
 }
@@ -93,7 +97,7 @@ void ssd_backward_heads(const SsdInputs<T>& in, const T* dy, const T* dfinal, co
       }
       dstate.zero();
       pack(dstate, scan.key_stride, dfinal + head * P * N, N, N, P);
-      T dA = 0;
+      double dA = 0;
       for (int64_t c = chunks - 1; c >= 0; c--) {
         const int64_t t = c * kChunk, steps = std::min(kChunk, in.length - t);
         read_chunk(scan, in, b, h, t, steps);
@@ -144,15 +148,16 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tenso
   const Input dy_in(dy), dfinal_in(dfinal);
   const int64_t batch = x.size(0), length = x.size(1), H = x.size(2), G = B.size(2), N = B.size(3);
   at::Tensor dx = at::empty(x.sizes(), x.options()), ddt = at::empty(dt.sizes(), x.options());
-  at::Tensor dA = at::empty({batch, H}, x.options()), dinitial = at::empty(initial.sizes(), x.options());
+  at::Tensor dA = at::empty({batch, H}, x.options().dtype(at::kDouble)), dinitial = at::empty(initial.sizes(), x.options());
   at::Tensor dB = at::empty({batch, length, G, H / G, N}, x.options()), dC = at::empty(dB.sizes(), x.options());
   dispatch(x, [&](auto type) {
     using T = decltype(type);
-    const SsdGradients<T> grad{dx.mutable_data_ptr<T>(), ddt.mutable_data_ptr<T>(), dA.mutable_data_ptr<T>(),
+    const SsdGradients<T> grad{dx.mutable_data_ptr<T>(), ddt.mutable_data_ptr<T>(), dA.mutable_data_ptr<double>(),
                                dB.mutable_data_ptr<T>(), dC.mutable_data_ptr<T>(),  dinitial.mutable_data_ptr<T>()};
     ssd_backward_heads<T>(in.as<T>(), dy_in.data<T>(), dfinal_in.data<T>(), grad);
   });
-  return {dx, ddt, at::sum(dA, at::IntArrayRef{0}), at::sum(dB, at::IntArrayRef{3}), at::sum(dC, at::IntArrayRef{3}),
+  const at::Tensor dA_H = at::sum(dA, at::IntArrayRef{0}).to(x.scalar_type());
+  return {dx, ddt, dA_H, at::sum(dB, at::IntArrayRef{3}), at::sum(dC, at::IntArrayRef{3}),
           dinitial};
 }
 

@@ -70,20 +70,12 @@ class Mamba2Mixer(Mixer):
         initial_BHPN = None if state is None else state["ssm"]
         y_BTHP, final_BHPN = kernels.ssd(x_BTHP, dt_BTH, A_H, B_BTGN, C_BTGN, initial_BHPN)
         y_BTI = torch.addcmul(y_BTHP, x_BTHP, self.D[:, None]).reshape(B, T, -1)
-        out_BTD = self.out_proj(self._gated_norm(y_BTI, z_BTI))
+        out_BTD = self.out_proj(kernels.gated_rms_norm(y_BTI, z_BTI, self.norm_weight, NORM_EPS, self.num_groups))
         final = {"ssm": final_BHPN, "conv": final_BCw}
         if not observe:
             return MixerOutput(out_BTD, final)
         innovation_BTH = ssd_innovation(x_BTHP, dt_BTH, A_H, B_BTGN, initial_BHPN)
         return MixerOutput(out_BTD, final, torch.exp(dt_BTH * A_H), innovation_BTH)
-
-    def _gated_norm(self, y_BTI: Tensor, z_BTI: Tensor) -> Tensor:
-        """The gate comes before the norm; each group is normalised on its own."""
-        gated_BTI = y_BTI * F.silu(z_BTI)
-        if self.num_groups == 1:
-            return F.rms_norm(gated_BTI, (gated_BTI.shape[-1],), self.norm_weight, NORM_EPS)
-        gated_BTGI = gated_BTI.view(*gated_BTI.shape[:2], self.num_groups, -1)
-        return F.rms_norm(gated_BTGI, (gated_BTGI.shape[-1],), None, NORM_EPS).flatten(-2) * self.norm_weight
 
     def state_spec(self, batch_size: int) -> dict[str, StateSpec]:
         """``ssm`` and ``conv``."""

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from torch import nn
 
 from models.blocks.mamba2 import NORM_EPS, Mamba2Mixer
-from models.blocks.parameters import undecayed_norm
+from models.blocks.norm import RMSNorm
 from models.config import Mamba2Config
 from models.published.official import Name, Source, count_layers, load_named, read_tensors, require, same
 from models.stack import Layer, StackedModel
@@ -24,10 +24,10 @@ class PublishedMamba2(StackedModel):
         super().__init__(
             embedding,
             [
-                Layer(_norm(d_model), {"mamba": Mamba2Mixer(d_model, mamba, num_residuals=num_layers)})
+                Layer(RMSNorm(d_model, NORM_EPS), {"mamba": Mamba2Mixer(d_model, mamba, num_residuals=num_layers)})
                 for _ in range(num_layers)
             ],
-            _norm(d_model),
+            RMSNorm(d_model, NORM_EPS),
             tied=tied,
         )
 
@@ -59,10 +59,6 @@ class PublishedMamba2(StackedModel):
         model = cls(vocab_size, d_model, num_layers, config, tied)
         load_named(model, tensors, _names(num_layers, tied))
         return model
-
-
-def _norm(d_model: int) -> nn.Module:
-    return undecayed_norm(nn.RMSNorm(d_model, eps=NORM_EPS))
 
 
 def _names(num_layers: int, tied: bool) -> Iterator[Name]:

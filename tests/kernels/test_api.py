@@ -7,6 +7,18 @@ import kernels
 from kernels import backends, parity
 
 ALL = [(op, name) for op in backends.OPS for name in backends.names(op)]
+WITH_STATE = [(op, name) for op, name in ALL if op in parity.OPS_WITH_STATE]
+
+
+def outputs_of(results):
+    """What an operation returns, as a tuple."""
+    return results if isinstance(results, tuple) else (results,)
+
+
+def leaves_of(inputs):
+    """The inputs, and those of them that collect gradients."""
+    given = {name: tensor.detach().requires_grad_(tensor.is_floating_point()) for name, tensor in inputs.items()}
+    return given, [tensor for tensor in given.values() if tensor.requires_grad]
 
 
 def inputs_with(op, **changes):
@@ -29,6 +41,17 @@ def inputs_with(op, **changes):
         ("ssd", {"dt_BTH": torch.neg}, r"a step is at least 0: pass softplus\(dt \+ dt_bias\)"),
         ("causal_conv1d", {"initial_state_BCw": lambda t: t[..., 1:]}, r"\[B, C, w-1\] = \[2, 8, 3\], but is .*2\]"),
         ("selective_scan", {"A_CN": torch.neg}, "selective_scan: A_CN must not be positive"),
+        ("cross_entropy", {"logits_NV": lambda t: t[0]}, r"logits_NV must have 2 dimensions \[N, V\]"),
+        (
+            "cross_entropy",
+            {"targets_N": lambda t: t[1:]},
+            r"targets_N must be int64 \[N\] = \[6\] on cpu, .* \[5\] on cpu",
+        ),
+        ("cross_entropy", {"targets_N": lambda t: t.int()}, "targets_N must be int64 .*, but is torch.int32"),
+        ("cross_entropy", {"targets_N": lambda t: t + 67}, r"targets must lie in 0 \.\. V-1 = 66, but range from"),
+        ("cross_entropy", {"targets_N": lambda t: t.fill_(-100)}, "range from -100 to -100"),
+        ("rms_norm", {"weight_D": lambda t: t[1:]}, "weight_D has D=7 .*, but x_BTD has D=8"),
+        ("gated_rms_norm", {"z_BTD": lambda t: t[:, 1:]}, "z_BTD has T=5 .*, but x_BTD has T=6"),
     ],
 )
 def test_inputs_that_do_not_fit_are_refused(op, changes, message):
@@ -48,30 +71,38 @@ def test_an_unknown_activation_is_refused():
         kernels.causal_conv1d(**inputs_with("causal_conv1d"), activation="gelu")
 
 
+@pytest.mark.parametrize("num_groups", [0, 3])
+def test_groups_that_do_not_divide_the_width_are_refused(num_groups):
+    with pytest.raises(kernels.KernelInputError, match=f"num_groups={num_groups} must divide D=8"):
+        kernels.gated_rms_norm(**inputs_with("gated_rms_norm"), num_groups=num_groups)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(("op", "backend"), ALL)
 def test_half_precision_is_computed_in_fp32(op, backend, dtype):
     inputs = parity.ParityCase(op, 40).inputs(dtype=dtype)
-    leaves = {name: tensor.requires_grad_() for name, tensor in inputs.items()}
+    given, leaves = leaves_of(inputs)
+    in_fp32 = {name: t.float() if t.is_floating_point() else t for name, t in inputs.items()}
     with backends.force(op, backend):
-        y, final = getattr(kernels, op)(**leaves)
-        exact_y, exact_final = getattr(kernels, op)(**{name: t.detach().float() for name, t in inputs.items()})
-    assert y.dtype == dtype
-    assert final.dtype == torch.float32
-    assert torch.equal(y, exact_y.to(dtype))
-    assert torch.equal(final, exact_final)
-    gradients = torch.autograd.grad(y.float().sum() + final.sum(), list(leaves.values()))
+        y, *final = outputs_of(getattr(kernels, op)(**given))
+        exact_y, *exact_final = outputs_of(getattr(kernels, op)(**in_fp32))
+    assert y.dtype == (torch.float32 if op == "cross_entropy" else dtype)
+    assert torch.equal(y, exact_y.to(y.dtype))
+    for one, exact in zip(final, exact_final, strict=True):
+        assert one.dtype == torch.float32
+        assert torch.equal(one, exact)
+    gradients = torch.autograd.grad(sum(output.float().sum() for output in (y, *final)), leaves)
     assert {gradient.dtype for gradient in gradients} == {dtype}
 
 
 @pytest.mark.parametrize(("op", "backend"), ALL)
 def test_fp64_stays_fp64(op, backend):
     with backends.force(op, backend):
-        y, final = getattr(kernels, op)(**parity.ParityCase(op, 6).inputs(dtype=torch.float64))
-    assert (y.dtype, final.dtype) == (torch.float64, torch.float64)
+        outputs = outputs_of(getattr(kernels, op)(**parity.ParityCase(op, 6).inputs(dtype=torch.float64)))
+    assert {output.dtype for output in outputs} == {torch.float64}
 
 
-@pytest.mark.parametrize(("op", "backend"), ALL)
+@pytest.mark.parametrize(("op", "backend"), WITH_STATE)
 def test_no_initial_state_means_zeros(op, backend):
     inputs = parity.ParityCase(op, 6).inputs()
     state_name = list(inputs)[-1]
@@ -83,7 +114,7 @@ def test_no_initial_state_means_zeros(op, backend):
 
 
 @pytest.mark.parametrize("which", ["y", "final_state"])
-@pytest.mark.parametrize(("op", "backend"), ALL)
+@pytest.mark.parametrize(("op", "backend"), WITH_STATE)
 def test_a_loss_may_use_only_one_of_the_outputs(op, backend, which):
     def gradients(name, dtype):
         inputs = parity.ParityCase(op, 20).inputs(head_size=4, dtype=dtype)
@@ -101,13 +132,14 @@ def test_a_loss_may_use_only_one_of_the_outputs(op, backend, which):
 @pytest.mark.parametrize(("op", "backend"), ALL)
 def test_inputs_need_not_be_contiguous(op, backend):
     inputs = parity.ParityCase(op, 20).inputs(head_size=4)
-    strided = {name: torch.stack([t, t], dim=-1)[..., 0] for name, t in inputs.items()}
+    strided = {name: torch.stack([t, t], dim=-1)[..., 0] for name, t in inputs.items() if t.is_floating_point()}
     assert not any(tensor.is_contiguous() for tensor in strided.values())
     errors = parity.errors_of(lambda **_: run_forced(op, backend, strided, _), op, inputs)
     assert all(error <= 1e-5 for error in errors.values()), errors
 
 
 def run_forced(op, backend, strided, leaves):
-    """Strided copies that still send their gradients to the leaves."""
+    """Strided copies that still send their gradients to the leaves; integers come as every other one of twice as many."""
+    other = {name: strided.get(name, leaf) for name, leaf in leaves.items()}
     with backends.force(op, backend):
-        return getattr(kernels, op)(**{n: torch.stack([leaf, strided[n]], -1)[..., 0] for n, leaf in leaves.items()})
+        return getattr(kernels, op)(**{n: torch.stack([leaf, other[n]], -1)[..., 0] for n, leaf in leaves.items()})

@@ -8,6 +8,7 @@ import torch
 
 import kernels
 from kernels import backends, parity
+from kernels.cpu import build as building
 
 
 @pytest.fixture
@@ -31,16 +32,17 @@ def test_a_wrong_name_in_the_package_says_what_there_is():
 
 
 def test_the_best_available_backend_is_chosen_with_its_reason(fresh_choice):
-    fresh_choice.setattr(backends, "compiler_version", lambda: "g++ 12.2")
+    fresh_choice.setattr(building, "compiler_version", lambda: "g++ 12.2")
     assert backends.select("wkv6", "cpu") == backends.Choice("wkv6", "cpp", "built with g++ 12.2")
 
 
 def test_without_a_compiler_the_next_backend_is_chosen_by_name_and_says_why(fresh_choice):
-    fresh_choice.setattr(backends, "compiler_version", lambda: None)
+    fresh_choice.setattr(building, "compiler_version", lambda: None)
     choice = backends.select("wkv6", "cpu")
     assert choice.name == "chunked"
     assert "not cpp: no C++ compiler found: install g++ or set CXX" in choice.reason
     assert backends.select("causal_conv1d", "cpu").name == "shifted"
+    assert backends.select("cross_entropy", "cpu").name == "torch"
 
 
 def test_another_device_does_not_get_the_cpu_backend(fresh_choice):
@@ -89,7 +91,7 @@ def test_forcing_a_wrong_name_lists_what_is_allowed(op, name, message):
 
 
 def test_forcing_without_a_compiler_raises(monkeypatch):
-    monkeypatch.setattr(backends, "compiler_version", lambda: None)
+    monkeypatch.setattr(building, "compiler_version", lambda: None)
     with pytest.raises(backends.BackendError, match="no C\\+\\+ compiler"), backends.force("wkv6", "cpp"):
         pass
 

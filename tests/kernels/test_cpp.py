@@ -1,9 +1,18 @@
 """The C++ operations as PyTorch sees them, and the build: cached, atomic, loud."""
 
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
 import pytest
 import torch
 
-from kernels import parity
+import kernels
+from kernels import backends, parity
 from kernels.cpu import build as building
 from kernels.cpu import ops
 
@@ -16,23 +25,50 @@ def _loaded():
     ops.load()
 
 
+CPP_OPS = [op for op in backends.OPS if "cpp" in backends.names(op)]
+
+
 def op_inputs(op, requires_grad=True):
-    inputs = parity.ParityCase(op, 19).inputs(head_size=5)
-    return tuple(tensor.requires_grad_(requires_grad) for tensor in inputs.values())
+    """Arguments of the registered operation: norms take rows, their weight by group, and eps."""
+    inputs = list(parity.ParityCase(op, 19).inputs(head_size=5).values())
+    if op.endswith("rms_norm"):
+        inputs = [tensor.flatten(0, 1) for tensor in inputs[:-1]] + [inputs[-1][None]]
+    tensors = [tensor.requires_grad_(requires_grad and tensor.is_floating_point()) for tensor in inputs]
+    return (*tensors, 1e-5) if op.endswith("rms_norm") else tuple(tensors)
 
 
-@pytest.mark.parametrize("op", ["wkv6", "ssd", "causal_conv1d"])
+@pytest.mark.parametrize("op", CPP_OPS)
 def test_registration_holds(op):
     torch.library.opcheck(getattr(torch.ops.groundthink, op), op_inputs(op))
 
 
-@pytest.mark.parametrize("op", ["wkv6", "ssd", "causal_conv1d"])
+@pytest.mark.parametrize("op", CPP_OPS)
 def test_registration_of_the_backward_pass_holds(op):
     inputs = op_inputs(op, requires_grad=False)
     outputs = getattr(torch.ops.groundthink, op)(*inputs)
-    upstream = (outputs,) if isinstance(outputs, torch.Tensor) else outputs
-    backward = getattr(torch.ops.groundthink, f"{op}_backward")
-    torch.library.opcheck(backward, (*inputs, *map(torch.ones_like, upstream)))
+    if op in parity.OPS_WITH_STATE:
+        last = map(torch.ones_like, (outputs,) if isinstance(outputs, torch.Tensor) else outputs)
+    else:
+        y, saved = outputs
+        last = (saved, torch.ones_like(y))
+    torch.library.opcheck(getattr(torch.ops.groundthink, f"{op}_backward"), (*inputs, *last))
+
+
+@pytest.mark.parametrize("target", [-1, 67, -100])
+def test_the_operation_itself_refuses_a_target_that_is_no_class(target):
+    with pytest.raises(IndexError, match=f"target {target} of row 1 is not a class: there are 67"):
+        torch.ops.groundthink.cross_entropy(torch.zeros(2, 67), torch.tensor([0, target]))
+
+
+def test_the_exponential_is_good_to_the_last_digits():
+    # one row a value x <= 0: its loss is ln(1 + e^x), so the gradient to x is e^x / (1 + e^x)
+    x = torch.cat([-torch.logspace(-6, math.log10(86), 4000), torch.zeros(1)])
+    logits = torch.stack([torch.zeros_like(x), x], dim=1).requires_grad_()
+    with backends.force("cross_entropy", "cpp"):
+        loss = kernels.cross_entropy(logits, torch.zeros(len(x), dtype=torch.int64))
+    (gradient,) = torch.autograd.grad(loss * len(x), logits)
+    expected = torch.sigmoid(x.double())
+    assert ((gradient[:, 1].double() - expected) / expected).abs().max() <= 4e-7
 
 
 def test_a_second_derivative_raises():
@@ -78,12 +114,89 @@ def small_build(tmp_path, monkeypatch):
 
 def test_what_a_killed_build_left_behind_does_not_matter(small_build, tmp_path):
     directory = tmp_path / "cache" / building._key()
-    (directory / "tmp-of-a-killed-build").mkdir(parents=True)
-    (directory / "lock").touch()
+    attempt = directory / "attempt-of-a-killed-build"
+    attempt.mkdir(parents=True)
+    # our lock file, unlocked, and the one that torch leaves and would wait for
+    for stale in (directory / "lock", directory / "attempt-of-a-killed-build" / "lock", attempt / "kernels.so"):
+        stale.touch()
     library = building.build()
     assert library.stat().st_size > 0
+    assert {path.name for path in directory.iterdir()} == {"lock", "kernels.so"}
     built_at = library.stat().st_mtime_ns
     assert building.build().stat().st_mtime_ns == built_at
+
+
+SLOW_COMPILER = """#!/bin/sh
+case "$*" in
+  *--version*|*-dumpversion*|*-v) exec c++ "$@" ;;
+esac
+touch "$STARTED"
+sleep 60
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="process groups are POSIX")
+def test_after_a_build_is_killed_the_next_one_goes_ahead(small_build, tmp_path, monkeypatch):
+    compiler, started = tmp_path / "slow-c++", tmp_path / "started"
+    compiler.write_text(SLOW_COMPILER)
+    compiler.chmod(0o755)
+    code = (
+        "import sys; from kernels.cpu import build as b; b.SOURCES, b.HEADERS, b.__file__ = ('tiny.cpp',), (), sys.argv[1]\n"
+        "b._key = lambda: 'key'\n"
+        "b.build()"
+    )
+    environment = {**os.environ, "CXX": str(compiler), "STARTED": str(started)}
+    arguments = [sys.executable, "-c", code, building.__file__]
+    process = subprocess.Popen(arguments, env=environment, start_new_session=True, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not started.exists():
+        assert process.poll() is None, "the build ended before it compiled anything"
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    directory = tmp_path / "cache" / "key"
+    assert list(directory.glob("attempt-*/lock")), "torch left no lock: this test no longer tests anything"
+    monkeypatch.setattr(building, "_key", lambda: "key")
+    assert building.build().stat().st_size > 0
+    assert not list(directory.glob("attempt-*"))
+
+
+def test_ninja_is_found_where_pip_put_it(small_build, tmp_path, monkeypatch):
+    pytest.importorskip("ninja")
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for name in ("c++", "g++", "sh", "as", "ld", "which"):
+        if found := shutil.which(name):
+            (tools / name).symlink_to(found)
+    monkeypatch.setenv("PATH", str(tools))
+    monkeypatch.delenv("MAX_JOBS", raising=False)
+    assert shutil.which("ninja") is None
+    assert building.build().exists()
+    assert os.environ["PATH"] == str(tools)
+    assert "MAX_JOBS" not in os.environ
+
+
+def test_a_failed_build_can_be_repeated(small_build):
+    source = small_build / "tiny.cpp"
+    good = source.read_text()
+    for _ in range(2):
+        source.write_text("not C++\n")
+        with pytest.raises(building.KernelBuildError):
+            building.build()
+    source.write_text(good)
+    assert building.build().exists()
+
+
+def test_the_command_builds_and_says_what_where_and_how_long(small_build, monkeypatch, capsys):
+    building.main()
+    (line,) = capsys.readouterr().out.splitlines()
+    assert str(building.build()) in line
+    assert str(building.compiler_version()) in line
+    assert line.endswith(" s")
+    monkeypatch.setattr(building, "compiler_version", lambda: None)
+    with pytest.raises(SystemExit, match=r"no C\+\+ compiler found"):
+        building.main()
 
 
 def test_a_source_that_does_not_compile_raises_with_the_compilers_words(small_build):

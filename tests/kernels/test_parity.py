@@ -98,6 +98,51 @@ def test_dropping_the_gradient_of_the_final_state_leaves_the_outputs_right():
     assert errors["grad r_BTHK"] <= 1e-5
 
 
+def forgets_the_mean(logits, targets):
+    return reference.cross_entropy_reference(logits, targets) * len(targets)
+
+
+def leaves_out_rows(logits, targets):
+    return torch.nn.functional.cross_entropy(logits, targets, ignore_index=int(targets[0]))
+
+
+@pytest.mark.parametrize("wrong", [forgets_the_mean, leaves_out_rows])
+def test_a_wrong_loss_is_caught(wrong):
+    inputs = parity.ParityCase("cross_entropy", 16).inputs(head_size=8)
+    errors = parity.errors_of(public(wrong), "cross_entropy", inputs)
+    assert not errors["y"] <= 1e-3
+    assert not errors["grad logits_NV"] <= 1e-3
+
+
+def gates_after_the_norm(x, z, weight):
+    return reference.rms_norm_reference(x, weight, 1e-5) * torch.nn.functional.silu(z)
+
+
+def normalises_without_gradient(x, z, weight):
+    gated = x * torch.nn.functional.silu(z)
+    return gated / torch.sqrt(gated.detach().square().mean(-1, keepdim=True) + 1e-5) * weight
+
+
+@pytest.mark.parametrize(
+    ("wrong", "caught"),
+    [
+        (gates_after_the_norm, "y"),
+        (normalises_without_gradient, "grad x_BTD"),
+        (normalises_without_gradient, "grad z_BTD"),
+    ],
+)
+def test_a_wrong_norm_is_caught(wrong, caught):
+    inputs = parity.ParityCase("gated_rms_norm", 16).inputs(head_size=8)
+    assert not parity.errors_of(public(wrong), "gated_rms_norm", inputs)[caught] <= 1e-3
+
+
+def test_every_length_meets_every_kind_of_decay_but_the_longest():
+    seen = {(case.length, case.decays) for case in parity.parity_cases("ssd")}
+    missing = {(length, kind) for length in parity.LENGTHS for kind in parity.DECAYS} - seen
+    assert {length for length, _ in missing} == {1000}
+    assert {kind for length, kind in seen if length == 1000} == {"typical", "near_one"}
+
+
 def test_rms_error_known_answers():
     expected = torch.tensor([3.0, 4.0])
     assert parity.rms_error(expected, expected) == 0

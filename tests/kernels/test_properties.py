@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 import kernels
 from kernels import backends, parity
 
-SCANS = [(op, name) for op in backends.OPS for name in backends.names(op)]
+ALL = [(op, name) for op in backends.OPS for name in backends.names(op)]
+SCANS = [(op, name) for op, name in ALL if op in parity.OPS_WITH_STATE]
+ROW_BY_ROW = [(op, name) for op, name in ALL if op not in parity.OPS_WITH_STATE]
 # Inputs that have a position axis, and the initial state, by the names of the public operations
 PER_POSITION = {
     "wkv6": ("r_BTHK", "k_BTHK", "v_BTHV", "log_w_BTHK"),
@@ -148,13 +150,105 @@ def test_nan_in_one_head_stays_in_its_head(op, backend):
         assert torch.equal(one, other)
 
 
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("place", ["x_BTD", "z_BTD"])
+@pytest.mark.parametrize(("op", "backend"), [(op, name) for op, name in ROW_BY_ROW if op.endswith("rms_norm")])
+def test_nan_and_inf_stay_in_their_vector_of_a_norm(op, backend, place, bad):
+    healthy = parity.ParityCase(op, 5).inputs(head_size=20)
+    if place not in healthy:
+        pytest.skip(f"{op} has no gate")
+    broken = {name: tensor.clone() for name, tensor in healthy.items()}
+    broken[place][1, 2, 33] = bad
+    others = torch.ones(2, 5, dtype=torch.bool)
+    others[1, 2] = False
+    with backends.force(op, backend):
+        (y, *gradients), (y_healthy, *healthy_gradients) = all_results(op, broken), all_results(op, healthy)
+    assert torch.equal(y[others], y_healthy[others])
+    assert y[1, 2, 33].isnan(), "swallowed"
+    for gradient, expected in zip(gradients[:-1], healthy_gradients[:-1], strict=True):
+        assert torch.equal(gradient[others], expected[others])
+        assert gradient[1, 2].isnan().any(), "swallowed in the backward pass"
+    assert gradients[-1][33].isnan(), "swallowed by the gradient of the weight"
+
+
+def row_losses(backend, logits, targets):
+    """Each row's loss on its own, and the gradient of their mean in one call."""
+    leaf = logits.clone().requires_grad_()
+    with backends.force("cross_entropy", backend):
+        (gradient,) = torch.autograd.grad(kernels.cross_entropy(leaf, targets), leaf)
+        losses = [float(kernels.cross_entropy(logits[n : n + 1], targets[n : n + 1])) for n in range(len(logits))]
+    return losses, gradient
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("backend", backends.names("cross_entropy"))
+def test_what_is_not_finite_in_one_row_shows_in_its_loss_and_gradient_only(backend, dtype):
+    logits, targets = parity.ParityCase("cross_entropy", 6).inputs(head_size=7, dtype=dtype).values()
+    targets[:] = 3
+    healthy = logits.clone()
+    logits[0, 5] = math.nan
+    logits[1, 90] = math.inf
+    logits[2] = -math.inf
+    logits[3, 3] = -math.inf
+    losses, gradient = row_losses(backend, logits, targets)
+    healthy_losses, healthy_gradient = row_losses(backend, healthy, targets)
+    assert math.isnan(losses[0])
+    assert not math.isfinite(losses[1])
+    assert math.isnan(losses[2])
+    assert losses[3] == math.inf, "the target has no chance"
+    assert losses[4:] == healthy_losses[4:]
+    for row in (0, 1, 2):
+        assert gradient[row].isnan().any()
+    assert gradient[3].isfinite().all()
+    assert torch.equal(gradient[4:], healthy_gradient[4:])
+
+
+@pytest.mark.parametrize("backend", backends.names("cross_entropy"))
+def test_a_class_without_a_chance_gets_no_gradient(backend):
+    logits = torch.tensor([[0.0, -math.inf, 0.0]])
+    losses, gradient = row_losses(backend, logits, torch.tensor([0]))
+    assert losses == pytest.approx([math.log(2)], rel=1e-6)
+    torch.testing.assert_close(gradient, torch.tensor([[-0.5, 0.0, 0.5]]), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("backend", ["cpp", "torch"])
+@given(seed=seeds, N=sizes, V=st.integers(1, 700), scale=st.sampled_from([0.0, 1.0, 30.0, 1000.0]))
+def test_cross_entropy_equals_the_oracle_on_any_shape(backend, seed, N, V, scale):
+    generator = torch.Generator().manual_seed(seed)
+    logits = scale * torch.randn(N, V, generator=generator, dtype=torch.float64)
+    named = {"logits_NV": logits, "targets_N": torch.randint(V, (N,), generator=generator)}
+    # one class: both losses and all gradients are 0 up to rounding
+    assert V == 1 or all(error <= 1e-10 for error in parity.compare("cross_entropy", backend, named).values())
+    with backends.force("cross_entropy", backend):
+        assert V > 1 or abs(float(kernels.cross_entropy(**named))) <= 1e-10
+
+
+@pytest.mark.parametrize("backend", ["cpp", "torch"])
+@given(seed=seeds, B=small, T=sizes, G=small, S=st.integers(1, 70))
+def test_gated_rms_norm_equals_the_oracle_on_any_shape(backend, seed, B, T, G, S):
+    generator = torch.Generator().manual_seed(seed)
+    x, z = (torch.randn(B, T, G * S, generator=generator, dtype=torch.float64) for _ in range(2))
+    weight = torch.randn(G * S, generator=generator, dtype=torch.float64)
+    named = {"x_BTD": x, "z_BTD": 3 * z, "weight_D": weight}
+    with backends.force("gated_rms_norm", backend):
+        errors = parity.errors_of(lambda **i: kernels.gated_rms_norm(**i, num_groups=G), "gated_rms_norm", named)
+    if G == 1:
+        assert all(error <= 1e-10 for error in errors.values()), errors
+    with backends.force("gated_rms_norm", "reference"):
+        expected = kernels.gated_rms_norm(**named, num_groups=G)
+    with backends.force("gated_rms_norm", backend):
+        assert parity.rms_error(kernels.gated_rms_norm(**named, num_groups=G), expected) <= 1e-10
+
+
 def all_results(op, inputs):
-    leaves = {name: tensor.clone().requires_grad_() for name, tensor in inputs.items()}
-    y, final = run(op, leaves)
-    return [y, final, *torch.autograd.grad(y.square().sum() + final.square().sum(), list(leaves.values()))]
+    given = {name: tensor.clone().requires_grad_(tensor.is_floating_point()) for name, tensor in inputs.items()}
+    results = run(op, given)
+    outputs = results if isinstance(results, tuple) else (results,)
+    loss = sum(output.square().sum() for output in outputs)
+    return [*outputs, *torch.autograd.grad(loss, [tensor for tensor in given.values() if tensor.requires_grad])]
 
 
-@pytest.mark.parametrize(("op", "backend"), SCANS)
+@pytest.mark.parametrize(("op", "backend"), ALL)
 def test_two_runs_are_equal_to_the_bit(op, backend):
     inputs = parity.ParityCase(op, 65).inputs()
     with backends.force(op, backend):
@@ -170,7 +264,7 @@ def restore_threads():
 
 
 @pytest.mark.usefixtures("restore_threads")
-@pytest.mark.parametrize("op", ["wkv6", "ssd", "causal_conv1d"])
+@pytest.mark.parametrize("op", [op for op, name in ALL if name == "cpp"])
 def test_the_number_of_threads_changes_no_bit(op):
     inputs = parity.ParityCase(op, 65).inputs()
     results = []
@@ -196,7 +290,7 @@ def poisoned_memory():
 
 
 @pytest.mark.usefixtures("poisoned_memory")
-@pytest.mark.parametrize(("op", "backend"), SCANS)
+@pytest.mark.parametrize(("op", "backend"), ALL)
 def test_every_output_is_written(op, backend):
     errors = parity.compare(op, backend, parity.ParityCase(op, 37).inputs(head_size=7))
     assert all(error <= 1e-5 for error in errors.values()), errors

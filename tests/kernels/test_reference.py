@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+import kernels
 from kernels import backends, causal_conv1d, selective_scan, ssd, wkv6
 
 F64 = torch.float64
@@ -112,6 +113,59 @@ def test_convolution_equals_torch_on_state_and_input_together(backend, T, width)
     assert torch.equal(final, whole[:, :, whole.shape[2] - (width - 1) :])
 
 
+@pytest.mark.parametrize("backend", backends.names("cross_entropy"))
+def test_cross_entropy_of_equal_logits_is_the_logarithm_of_their_number(backend):
+    logits = torch.full((3, 50), 7.0, dtype=F64, requires_grad=True)
+    targets = torch.tensor([0, 49, 20])
+    with backends.force("cross_entropy", backend):
+        loss = kernels.cross_entropy(logits, targets)
+    (gradient,) = torch.autograd.grad(2 * loss, logits)
+    assert loss.item() == pytest.approx(math.log(50), rel=1e-14)
+    expected = torch.full((3, 50), 1 / 50, dtype=F64)
+    expected[range(3), targets] -= 1
+    torch.testing.assert_close(gradient, 2 / 3 * expected, rtol=1e-13, atol=0)
+
+
+@pytest.mark.parametrize("backend", backends.names("cross_entropy"))
+def test_cross_entropy_is_the_mean_over_rows(backend):
+    # -ln p is ln 4 in the first row and ln(4/3) in the second
+    logits = torch.tensor([[0.0, math.log(3)], [0.0, math.log(3)]], dtype=F64)
+    with backends.force("cross_entropy", backend):
+        loss = kernels.cross_entropy(logits, torch.tensor([0, 1]))
+    assert loss.item() == pytest.approx((math.log(4) + math.log(4 / 3)) / 2, rel=1e-14)
+
+
+@pytest.mark.parametrize("backend", ["cpp", "reference"])
+def test_a_sure_prediction_keeps_the_digits_of_its_small_gradient(backend):
+    logits = torch.tensor([[30.0, 0.0]], dtype=F64, requires_grad=True)
+    with backends.force("cross_entropy", backend):
+        loss = kernels.cross_entropy(logits, torch.tensor([0]))
+    (gradient,) = torch.autograd.grad(loss, logits)
+    # the exponential of -30 beside 1 has 3 digits in fp64
+    assert gradient[0, 0].item() == pytest.approx(-math.exp(-30), rel=1e-2)
+    assert gradient[0, 1].item() == pytest.approx(math.exp(-30), rel=1e-13)
+
+
+@pytest.mark.parametrize("backend", backends.names("rms_norm"))
+def test_rms_norm_of_three_and_four(backend):
+    # mean square 12.5, and eps makes it 16
+    x, weight = torch.tensor([[[3.0, 4.0]]], dtype=F64), torch.tensor([1.0, 10.0], dtype=F64)
+    with backends.force("rms_norm", backend):
+        y = kernels.rms_norm(x, weight, eps=3.5)
+    assert y.flatten().tolist() == pytest.approx([0.75, 10.0], rel=1e-14)
+
+
+@pytest.mark.parametrize("backend", backends.names("gated_rms_norm"))
+def test_the_gate_comes_before_the_norm_and_groups_are_normalised_apart(backend):
+    # silu(0) = 0 closes the gate; silu(60) = 60 leaves the ratios, which the norm then sets to mean square 1
+    x = torch.tensor([[[1.0, 5.0, 3.0, 3.0]]], dtype=F64)
+    z = torch.tensor([[[60.0, 0.0, 60.0, 60.0]]], dtype=F64)
+    weight = torch.tensor([1.0, 1.0, 2.0, 4.0], dtype=F64)
+    with backends.force("gated_rms_norm", backend):
+        y = kernels.gated_rms_norm(x, z, weight, eps=0.0, num_groups=2)
+    assert y.flatten().tolist() == pytest.approx([math.sqrt(2), 0.0, 2.0, 4.0], rel=1e-14)
+
+
 def gradcheck_inputs(op):
     """Tiny fp64 inputs away from the edges of their ranges, where finite differences are one-sided."""
     generator = torch.Generator().manual_seed(1)
@@ -138,18 +192,18 @@ def gradcheck_inputs(op):
             *[normal(*group), normal(*group), normal(B, H, V, K)],
         ],
         "causal_conv1d": [normal(B, T, 3), normal(3, 4), normal(3), normal(B, 3, 3)],
+        "cross_entropy": [normal(T, 4), torch.tensor([3, 0, 1, 3, 2])],
+        "rms_norm": [normal(2, T, 3), normal(3)],
+        "gated_rms_norm": [normal(2, T, 3), normal(2, T, 3), normal(3)],
         "selective_scan": [
             *[normal(B, T, 3), positive(B, T, 3), -positive(3, K)],
             *[normal(B, T, K), normal(B, T, K), normal(3), normal(B, 3, K)],
         ],
     }[op]
-    return [tensor.requires_grad_() for tensor in made]
-
-
-OPERATIONS = {"wkv6": wkv6, "ssd": ssd, "causal_conv1d": causal_conv1d, "selective_scan": selective_scan}
+    return [tensor.requires_grad_(tensor.is_floating_point()) for tensor in made]
 
 
 @pytest.mark.parametrize(("op", "backend"), [(op, name) for op in backends.OPS for name in backends.names(op)])
 def test_gradients_equal_finite_differences(op, backend):
     with backends.force(op, backend):
-        assert torch.autograd.gradcheck(OPERATIONS[op], gradcheck_inputs(op), fast_mode=False)
+        assert torch.autograd.gradcheck(getattr(kernels, op), gradcheck_inputs(op), fast_mode=False)

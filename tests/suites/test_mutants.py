@@ -1,10 +1,10 @@
-"""Every check can say no: its mutants FAIL it, by the metric that is meant to see them, and a healthy model does not."""
+"""Every check can say no: its mutants FAIL it, by the metric meant to see them, and a healthy model does not."""
 
 import pytest
+from suite_runner import SMALL, run_suites
 
 from fixtures.mutants import LATE_STEP, MUTANTS
 from harness.checks import load_checks
-from suite_runner import SMALL, run_suites
 
 SHORT = (*SMALL, "--set", f"train.steps={LATE_STEP + 10}")
 SPIKED = (*SMALL, "--set", f"train.steps={2 * LATE_STEP + 230}")

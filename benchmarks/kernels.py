@@ -44,6 +44,13 @@ def workloads() -> Iterator[Workload]:
     for B, T, C in [(2, 256, 384), (4, 128, 384)]:
         named = {"x_BTC": torch.randn(B, T, C), "weight_Cw": torch.randn(C, 4), "bias_C": torch.randn(C)}
         yield Workload("causal_conv1d", f"B{B} T{T} C{C} w4", named | {"initial_state_BCw": torch.randn(B, C, 3)})
+    for N, V in [(512, 16384)]:
+        named = {"logits_NV": torch.randn(N, V), "targets_N": torch.randint(V, (N,))}
+        yield Workload("cross_entropy", f"N{N} V{V}", named)
+    for B, T, D in [(2, 256, 128), (2, 256, 256)]:
+        named = {"x_BTD": torch.randn(B, T, D), "weight_D": torch.randn(D)}
+        yield Workload("rms_norm", f"B{B} T{T} D{D}", named)
+        yield Workload("gated_rms_norm", f"B{B} T{T} D{D}", named | {"z_BTD": torch.randn(B, T, D)})
 
 
 def timed(work: Callable[[], None]) -> float:
@@ -55,16 +62,18 @@ def timed(work: Callable[[], None]) -> float:
 def passes(workload: Workload, backend: str) -> tuple[Callable[[], None], Callable[[], None]]:
     """The forward pass without autograd, and forward with backward from both outputs to all inputs."""
     operation = getattr(kernels, workload.op)
-    leaves = {name: tensor.clone().requires_grad_() for name, tensor in workload.inputs.items()}
+    given = {name: t.clone().requires_grad_(t.is_floating_point()) for name, t in workload.inputs.items()}
+    leaves = [tensor for tensor in given.values() if tensor.requires_grad]
 
     def forward() -> None:
         with backends.force(workload.op, backend), torch.no_grad():
-            operation(**leaves)
+            operation(**given)
 
     def forward_backward() -> None:
         with backends.force(workload.op, backend):
-            y, final = operation(**leaves)
-        torch.autograd.grad([y, final], list(leaves.values()), [torch.ones_like(y), torch.ones_like(final)])
+            results = operation(**given)
+        outputs = results if isinstance(results, tuple) else (results,)
+        torch.autograd.grad(outputs, leaves, [torch.ones_like(output) for output in outputs])
 
     return forward, forward_backward
 

@@ -1,9 +1,10 @@
 """Builds the C++ operations once, with ninja through torch, and caches the library.
 
 One directory a key, and the key covers everything that changes the machine code: our sources, the torch version, the
-compiler, the flags and the CPU (we compile for the very CPU at hand). A lock of the operating system guards the build
-and each attempt has a directory of its own, so a killed build leaves nothing that could block or spoil the next one
-(torch's own lock is a file that outlives its process); a finished library appears by one atomic rename.
+compiler, the flags, the OpenMP runtime and the CPU (we compile for the very CPU at hand). A lock of the operating
+system guards the build and each attempt has a directory of its own, so a killed build leaves nothing that could block
+or spoil the next one (torch's own lock is a file that outlives its process); a finished library appears by one atomic
+rename.
 
     python -m kernels.cpu.build          builds now, so that the first run need not
 """
@@ -89,7 +90,7 @@ def _key() -> str:
     digest = hashlib.sha256()
     for name in (*SOURCES, *HEADERS):
         digest.update((Path(__file__).parent / name).read_bytes())
-    for part in (torch.__version__, str(compiler_version()), *_compiler(), *FLAGS, _cpu_model()):
+    for part in (torch.__version__, str(compiler_version()), *_compiler(), *FLAGS, *_link_flags(), _cpu_model()):
         digest.update(part.encode() + b"\0")
     return digest.hexdigest()[:16]
 

@@ -75,7 +75,7 @@ inline T dot(const T* a, const T* b, int64_t size) {
   return sum;
 }
 
-// e^x for x <= 0, within 1 ulp or so: x = n ln 2 + r with |r| <= ln 2 / 2, and a Taylor polynomial for e^r. Below -87, where
+// e^x for x <= 0, within 1 ulp: x = n ln 2 + r with |r| <= ln 2 / 2, and a Taylor polynomial for e^r. Below -87, where
 // fp32 has no normal number for it, the result is 0. NaN stays NaN.
 inline Vector<float> exp_of_nonpositive(Vector<float> x) {
   typedef int32_t Bits __attribute__((vector_size(kVectorBytes)));

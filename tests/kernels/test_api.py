@@ -139,7 +139,7 @@ def test_inputs_need_not_be_contiguous(op, backend):
 
 
 def run_forced(op, backend, strided, leaves):
-    """Strided copies that still send their gradients to the leaves; integers come as every other one of twice as many."""
+    """Strided copies that still send their gradients to the leaves; integers are strided too."""
     other = {name: strided.get(name, leaf) for name, leaf in leaves.items()}
     with backends.force(op, backend):
         return getattr(kernels, op)(**{n: torch.stack([leaf, other[n]], -1)[..., 0] for n, leaf in leaves.items()})

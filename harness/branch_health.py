@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from statistics import median
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,7 +10,15 @@ import torch
 from harness.metrics.balance import activation_shares
 from harness.metrics.intervals import ClusterRatio, Interval, bootstrap_ratio
 from harness.metrics.spectrum import effective_rank, spectrum_null, top_share
-from harness.metrics.state import effective_decay, gate_saturation, input_sensitivity, silent_channels, timescale
+from harness.metrics.state import (
+    DecaySaturation,
+    decay_saturation,
+    effective_decay,
+    gate_saturation,
+    input_sensitivity,
+    silent_channels,
+    timescale,
+)
 from harness.state_probe import ModelSample
 
 # A state is FROZEN when both its innovation and its dependence on the input are below these: docs/metrics.md, G3.5
@@ -24,6 +33,7 @@ class StateHealth:
     sensitivity  rho = E||S - S_bar||^2 / E||S||^2 at the end of the window, with its interval over documents
     motion       the larger of innovation / 1e-3 and rho / 1e-2: below 1 the state is frozen
     timescale    tokens until the median head has decayed to 1/e
+    decays       shares of decays that keep next to nothing and next to everything; None when not reported
     effective_rank, top5_share  median over heads, layers and windows; None for states that are no matrices
     null_*       the same of Gaussian noise
     """
@@ -32,6 +42,7 @@ class StateHealth:
     sensitivity: Interval
     innovation: float | None = None
     timescale: float | None = None
+    decays: DecaySaturation | None = None
     effective_rank: float | None = None
     null_rank: float | None = None
     top5_share: float | None = None
@@ -69,11 +80,14 @@ def _state_health(sample: ModelSample, branch: str, seed: int) -> StateHealth:
     states = [tensor for site in sites for tensor in site.state.values()]
     rho = _pooled([input_sensitivity(state, sample.documents) for state in states])
     innovations = torch.cat([site.innovations.flatten() for site in sites])
-    health = {"branch": branch, "sensitivity": bootstrap_ratio(rho, seed=seed)}
+    health: dict[str, Any] = {"branch": branch, "sensitivity": bootstrap_ratio(rho, seed=seed)}
     if len(innovations):
         middle = innovations.median()
         health["innovation"] = float(middle)
         health["timescale"] = float(timescale(effective_decay(middle)))
+    decays = torch.cat([site.decays for site in sites])
+    if len(decays):
+        health["decays"] = decay_saturation(decays)
     matrices = [state for state in states if state.ndim >= 4]
     if matrices:
         rows, columns = matrices[0].shape[-2:]
@@ -81,7 +95,7 @@ def _state_health(sample: ModelSample, branch: str, seed: int) -> StateHealth:
         health["effective_rank"] = median(float(effective_rank(m).median()) for m in matrices)
         health["top5_share"] = median(float(top_share(m).median()) for m in matrices)
         health["null_rank"], health["null_top5_share"] = null.effective_rank, null.top5_share
-    return StateHealth(**health)  # type: ignore[arg-type]
+    return StateHealth(**health)
 
 
 def write_health(sample: ModelSample, seed: int) -> list[WriteHealth]:

@@ -1,13 +1,18 @@
 """Causal depthwise convolution as w shifted multiply-adds: no copy per position, any device."""
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
 
 def causal_conv1d_shifted(
-    x_BTC: Tensor, weight_Cw: Tensor, bias_C: Tensor, initial_BCw: Tensor, activation: str | None
-) -> tuple[Tensor, Tensor]:
+    x_BTC: Float[Tensor, "B T C"],
+    weight_Cw: Float[Tensor, "C w"],
+    bias_C: Float[Tensor, " C"],
+    initial_BCw: Float[Tensor, "B C memory"],
+    activation: str | None,
+) -> tuple[Float[Tensor, "B T C"], Float[Tensor, "B C memory"]]:
     """Depthwise causal convolution: see ``kernels.causal_conv1d``. All tensors share one dtype, fp32 or fp64."""
     T, width = x_BTC.shape[1], weight_Cw.shape[1]
     padded_BTC = torch.cat([initial_BCw.transpose(1, 2), x_BTC], dim=1)

@@ -5,13 +5,19 @@ device, and serves as the oracle in fp64. None of them is fast.
 """
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
 
 def wkv6_reference(
-    r_BTHK: Tensor, k_BTHK: Tensor, v_BTHV: Tensor, log_w_BTHK: Tensor, u_HK: Tensor, initial_BHKV: Tensor
-) -> tuple[Tensor, Tensor]:
+    r_BTHK: Float[Tensor, "B T H K"],
+    k_BTHK: Float[Tensor, "B T H K"],
+    v_BTHV: Float[Tensor, "B T H V"],
+    log_w_BTHK: Float[Tensor, "B T H K"],
+    u_HK: Float[Tensor, "H K"],
+    initial_BHKV: Float[Tensor, "B H K V"],
+) -> tuple[Float[Tensor, "B T H V"], Float[Tensor, "B H K V"]]:
     """RWKV-6 time mixing: see ``kernels.wkv6``.
 
     Source: Peng et al., "Eagle and Finch", arXiv:2404.05892, section 4.2.
@@ -26,8 +32,13 @@ def wkv6_reference(
 
 
 def ssd_reference(
-    x_BTHP: Tensor, dt_BTH: Tensor, A_H: Tensor, B_BTGN: Tensor, C_BTGN: Tensor, initial_BHPN: Tensor
-) -> tuple[Tensor, Tensor]:
+    x_BTHP: Float[Tensor, "B T H P"],
+    dt_BTH: Float[Tensor, "B T H"],
+    A_H: Float[Tensor, " H"],
+    B_BTGN: Float[Tensor, "B T G N"],
+    C_BTGN: Float[Tensor, "B T G N"],
+    initial_BHPN: Float[Tensor, "B H P N"],
+) -> tuple[Float[Tensor, "B T H P"], Float[Tensor, "B H P N"]]:
     """Mamba-2's recurrence: see ``kernels.ssd``.
 
     Source: Dao & Gu, "Transformers are SSMs", arXiv:2405.21060, section 3.
@@ -46,8 +57,12 @@ def ssd_reference(
 
 
 def causal_conv1d_reference(
-    x_BTC: Tensor, weight_Cw: Tensor, bias_C: Tensor, initial_BCw: Tensor, activation: str | None
-) -> tuple[Tensor, Tensor]:
+    x_BTC: Float[Tensor, "B T C"],
+    weight_Cw: Float[Tensor, "C w"],
+    bias_C: Float[Tensor, " C"],
+    initial_BCw: Float[Tensor, "B C memory"],
+    activation: str | None,
+) -> tuple[Float[Tensor, "B T C"], Float[Tensor, "B C memory"]]:
     """Depthwise causal convolution over the last w inputs: see ``kernels.causal_conv1d``."""
     memory_BCw = initial_BCw
     ys = []
@@ -60,8 +75,14 @@ def causal_conv1d_reference(
 
 
 def selective_scan_reference(
-    u_BTC: Tensor, delta_BTC: Tensor, A_CN: Tensor, B_BTN: Tensor, C_BTN: Tensor, D_C: Tensor, initial_BCN: Tensor
-) -> tuple[Tensor, Tensor]:
+    u_BTC: Float[Tensor, "B T C"],
+    delta_BTC: Float[Tensor, "B T C"],
+    A_CN: Float[Tensor, "C N"],
+    B_BTN: Float[Tensor, "B T N"],
+    C_BTN: Float[Tensor, "B T N"],
+    D_C: Float[Tensor, " C"],
+    initial_BCN: Float[Tensor, "B C N"],
+) -> tuple[Float[Tensor, "B T C"], Float[Tensor, "B C N"]]:
     """Mamba-1's recurrence: see ``kernels.selective_scan``.
 
     Source: Gu & Dao, "Mamba", arXiv:2312.00752, section 3.2, algorithm 2.
@@ -76,13 +97,15 @@ def selective_scan_reference(
     return torch.stack(ys, dim=1), state_BCN
 
 
-def cross_entropy_reference(logits_NV: Tensor, targets_N: Tensor) -> Tensor:
+def cross_entropy_reference(logits_NV: Float[Tensor, "N V"], targets_N: Int[Tensor, " N"]) -> Float[Tensor, ""]:
     """Mean of ``-ln softmax(logits)[target]``: see ``kernels.cross_entropy``."""
     log_p_NV = logits_NV - logits_NV.logsumexp(dim=1, keepdim=True)
     return -log_p_NV.gather(1, targets_N[:, None]).mean()
 
 
-def rms_norm_reference(x_BTD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
+def rms_norm_reference(
+    x_BTD: Float[Tensor, "B T D"], weight_D: Float[Tensor, " D"], eps: float
+) -> Float[Tensor, "B T D"]:
     """``x / sqrt(mean(x^2) + eps) * weight``: see ``kernels.rms_norm``.
 
     Source: Zhang & Sennrich, "Root Mean Square Layer Normalization", arXiv:1910.07467, section 4.
@@ -90,7 +113,13 @@ def rms_norm_reference(x_BTD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
     return x_BTD / torch.sqrt(x_BTD.square().mean(-1, keepdim=True) + eps) * weight_D
 
 
-def gated_rms_norm_reference(x_BTD: Tensor, z_BTD: Tensor, weight_D: Tensor, eps: float, num_groups: int) -> Tensor:
+def gated_rms_norm_reference(
+    x_BTD: Float[Tensor, "B T D"],
+    z_BTD: Float[Tensor, "B T D"],
+    weight_D: Float[Tensor, " D"],
+    eps: float,
+    num_groups: int,
+) -> Float[Tensor, "B T D"]:
     """RMSNorm of ``x silu(z)``, group by group: see ``kernels.gated_rms_norm``."""
     groups = (x_BTD * z_BTD * torch.sigmoid(z_BTD)).chunk(num_groups, dim=-1)
     one = torch.ones_like(weight_D[: groups[0].shape[-1]])

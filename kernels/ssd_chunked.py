@@ -6,6 +6,7 @@ as the columns of one matrix, and the decays, which differ by head, scale rows o
 """
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from kernels.chunks import chunk_length, into_right_half, sum_after, to_chunks
@@ -14,8 +15,13 @@ CHUNK = 64
 
 
 def ssd_chunked(
-    x_BTHP: Tensor, dt_BTH: Tensor, A_H: Tensor, B_BTGN: Tensor, C_BTGN: Tensor, initial_BHPN: Tensor
-) -> tuple[Tensor, Tensor]:
+    x_BTHP: Float[Tensor, "B T H P"],
+    dt_BTH: Float[Tensor, "B T H"],
+    A_H: Float[Tensor, " H"],
+    B_BTGN: Float[Tensor, "B T G N"],
+    C_BTGN: Float[Tensor, "B T G N"],
+    initial_BHPN: Float[Tensor, "B H P N"],
+) -> tuple[Float[Tensor, "B T H P"], Float[Tensor, "B H P N"]]:
     """Mamba-2's recurrence: see ``kernels.ssd``. All tensors share one dtype, fp32 or fp64."""
     batch, T, H, P = x_BTHP.shape
     G, N = B_BTGN.shape[2:]

@@ -7,6 +7,7 @@ treated alike. Both factors are exponentials of sums of ``log_w``, never of diff
 """
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from kernels.chunks import chunk_length, into_right_half, sum_after, sum_before, to_chunks
@@ -15,8 +16,13 @@ CHUNK = 64
 
 
 def wkv6_chunked(
-    r_BTHK: Tensor, k_BTHK: Tensor, v_BTHV: Tensor, log_w_BTHK: Tensor, u_HK: Tensor, initial_BHKV: Tensor
-) -> tuple[Tensor, Tensor]:
+    r_BTHK: Float[Tensor, "B T H K"],
+    k_BTHK: Float[Tensor, "B T H K"],
+    v_BTHV: Float[Tensor, "B T H V"],
+    log_w_BTHK: Float[Tensor, "B T H K"],
+    u_HK: Float[Tensor, "H K"],
+    initial_BHKV: Float[Tensor, "B H K V"],
+) -> tuple[Float[Tensor, "B T H V"], Float[Tensor, "B H K V"]]:
     """RWKV-6 time mixing: see ``kernels.wkv6``. All tensors share one dtype, fp32 or fp64."""
     T = r_BTHK.shape[1]
     chunk = chunk_length(T, CHUNK)

@@ -3,6 +3,7 @@
 from typing import Literal
 
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from models.blocks.parameters import start_bias_at_zero
@@ -23,7 +24,7 @@ class FeedForward(nn.Module):
         for linear in (self.up, self.down):
             start_bias_at_zero(linear)
 
-    def forward(self, u_BTD: Tensor) -> Tensor:
+    def forward(self, u_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         """``[B,T,D]`` to ``[B,T,D]``."""
         hidden: Tensor = self.down(F.gelu(self.up(u_BTD), approximate=self.gelu))
         return hidden

@@ -1,6 +1,7 @@
 """RMSNorm. Zhang & Sennrich, arXiv:1910.07467."""
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 import kernels
@@ -15,6 +16,6 @@ class RMSNorm(nn.Module):
         self.eps = eps
         self.weight = undecayed(torch.ones(d_model))
 
-    def forward(self, x_BTD: Tensor) -> Tensor:
+    def forward(self, x_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         """Normalise ``x_BTD``."""
         return kernels.rms_norm(x_BTD, self.weight, self.eps)

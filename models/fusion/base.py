@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+from jaxtyping import Float
 from torch import Tensor, nn
 
 
@@ -24,5 +25,5 @@ class Fusion(nn.Module, ABC):
     """Turns the outputs of an RWKV-6 and a Mamba-2 mixer into their writes."""
 
     @abstractmethod
-    def forward(self, rwkv_BTD: Tensor, mamba_BTD: Tensor) -> Fused:
+    def forward(self, rwkv_BTD: Float[Tensor, "B T D"], mamba_BTD: Float[Tensor, "B T D"]) -> Fused:
         """Fuse the outputs of the two mixers."""

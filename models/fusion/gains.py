@@ -1,6 +1,7 @@
 """Fusions with learned constants: the same mixture at every position."""
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from models.blocks.parameters import undecayed
@@ -15,7 +16,7 @@ class LearnedGains(Fusion):
         self.rwkv_gain = undecayed(torch.full((d_model,), 0.5))
         self.mamba_gain = undecayed(torch.full((d_model,), 0.5))
 
-    def forward(self, rwkv_BTD: Tensor, mamba_BTD: Tensor) -> Fused:
+    def forward(self, rwkv_BTD: Float[Tensor, "B T D"], mamba_BTD: Float[Tensor, "B T D"]) -> Fused:
         """Scale both branches."""
         return Fused(rwkv_BTD * self.rwkv_gain, mamba_BTD * self.mamba_gain)
 
@@ -27,7 +28,7 @@ class LearnedScalar(Fusion):
         super().__init__()
         self.logit = undecayed(torch.zeros(()))
 
-    def forward(self, rwkv_BTD: Tensor, mamba_BTD: Tensor) -> Fused:
+    def forward(self, rwkv_BTD: Float[Tensor, "B T D"], mamba_BTD: Float[Tensor, "B T D"]) -> Fused:
         """Blend the branches."""
         share = torch.sigmoid(self.logit)
         return Fused(rwkv_BTD * share, mamba_BTD * (1 - share))

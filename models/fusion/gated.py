@@ -4,6 +4,7 @@ import math
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from models.blocks.parameters import undecayed
@@ -27,7 +28,7 @@ class GatedFusion(Fusion):
         self.mamba_weight = nn.Parameter(torch.zeros(num_gates, d_model))
         self.bias = undecayed(torch.full((num_gates,), math.log(gate_init / (1 - gate_init))))
 
-    def forward(self, rwkv_BTD: Tensor, mamba_BTD: Tensor) -> Fused:
+    def forward(self, rwkv_BTD: Float[Tensor, "B T D"], mamba_BTD: Float[Tensor, "B T D"]) -> Fused:
         """Mix the branches."""
         logits_BTG = F.linear(rwkv_BTD, self.rwkv_weight, self.bias) + F.linear(mamba_BTD, self.mamba_weight)
         gate_BTG = torch.sigmoid(logits_BTG)

@@ -1,5 +1,6 @@
 """Fusions that project: linear maps of the branch outputs, without a gate."""
 
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from models.fusion.base import Fused, Fusion
@@ -15,7 +16,7 @@ class ResidualProjection(Fusion):
         self.mamba = nn.Linear(d_model, d_model, bias=False)
         nn.init.normal_(self.mamba.weight, std=RESIDUAL_SCALE * d_model**-0.5)
 
-    def forward(self, rwkv_BTD: Tensor, mamba_BTD: Tensor) -> Fused:
+    def forward(self, rwkv_BTD: Float[Tensor, "B T D"], mamba_BTD: Float[Tensor, "B T D"]) -> Fused:
         """Project Mamba-2 only."""
         return Fused(rwkv_BTD, self.mamba(mamba_BTD))
 
@@ -30,6 +31,6 @@ class ConcatProjection(Fusion):
         for linear in (self.rwkv, self.mamba):
             nn.init.normal_(linear.weight, std=(2 * d_model) ** -0.5)  # W keeps the scale of its 2 D inputs
 
-    def forward(self, rwkv_BTD: Tensor, mamba_BTD: Tensor) -> Fused:
+    def forward(self, rwkv_BTD: Float[Tensor, "B T D"], mamba_BTD: Float[Tensor, "B T D"]) -> Fused:
         """Project both branches."""
         return Fused(self.rwkv(rwkv_BTD), self.mamba(mamba_BTD))

@@ -25,6 +25,9 @@ def test_every_state_moves_and_depends_on_the_input(health, judge):
             continue  # the model reports no innovations: its dependence on the input is all there is to judge
         judge("state_motion", branch.motion, note=f"median innovation {branch.innovation:.2e}", **where)
         judge.info("timescale", branch.timescale, unit="tokens", **where)
+        if branch.decays is not None:
+            judge.info("short_decays", branch.decays.short, note="below .01", **where)
+            judge.info("long_decays", branch.decays.long, note="above 1 - 1e-4", **where)
 
 
 def test_no_head_has_collapsed_to_one_direction(health, judge):

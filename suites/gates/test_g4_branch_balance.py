@@ -20,14 +20,17 @@ def test_gradients_of_the_branches_are_in_proportion(finished_runs, bench, judge
             judge("smallest_gradient_norm", norm, case=branch, branch=branch, **where)
 
 
-def test_what_each_branch_writes_and_keeps_depends_on_the_input(samples, judge):
+def test_what_each_branch_keeps_depends_on_the_input(samples, judge):
     from harness.branch_health import state_health, write_health
 
     for seed, sample, where in samples:
-        for metric, branches in (("write_sensitivity", write_health), ("state_sensitivity", state_health)):
-            for branch in branches(sample, seed):
-                rho = branch.sensitivity
-                judge(metric, rho.value, ci=rho.ci, case=branch.branch, branch=branch.branch, **where)
+        for branch in state_health(sample, seed):
+            rho = branch.sensitivity
+            judge("state_sensitivity", rho.value, ci=rho.ci, case=branch.branch, branch=branch.branch, **where)
+        for branch in write_health(sample, seed):
+            # withdrawn as a limit: a mixing gate makes the constant write of a dead branch vary (ADR-0009)
+            rho = branch.sensitivity
+            judge.info("write_sensitivity", rho.value, ci=rho.ci, case=branch.branch, branch=branch.branch, **where)
 
 
 def test_each_branch_has_a_share_in_what_both_write(samples, judge):

@@ -4,8 +4,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# two processes that spin on the same cores slow each other tenfold
-export OMP_WAIT_POLICY := PASSIVE
 
 .PHONY: tiny test check lint bench clean help
 
@@ -35,6 +33,7 @@ $(STAMP): pyproject.toml constraints/cpu.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints/cpu.txt $$(grep '^torch==' constraints/cpu.txt)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints/cpu.txt --editable '.[dev]'
+	$(BIN)/python -m kernels.cpu.build
 	touch $(STAMP)
 
 clean:  ## remove the environment and build products (the store .groundthink/ and reports/ stay)

@@ -1,6 +1,6 @@
 """Milliseconds of one training step on a CPU: GF-MH and the pure models of the same size, in one interleaved run.
 
-    OMP_WAIT_POLICY=PASSIVE python -m benchmarks.step [--rounds 30] [--threads 2]
+    python -m benchmarks.step [--rounds 30] [--threads 2]
 
 A step is 512 tokens (2 x 256): forward, cross entropy, backward, clipping, fused AdamW. The models take turns inside
 each round, so a noisy neighbour hits all of them; the ratios are medians of the per-round ratios.

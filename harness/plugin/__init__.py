@@ -4,11 +4,10 @@ Loaded by the root ``conftest.py``. It imports neither torch nor scipy nor rich 
 tests that carry no ``check`` marker alone.
 """
 
-import os
+from harness.openmp import settle_waiting
 
-# A thread that waits for work must not spin: on few cores it starves the others. OpenMP reads this once, when torch
-# loads it, so it is set before anything can import torch; a value set by the user stays.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# before anything can import torch
+settle_waiting()
 
 pytest_plugins = [
     "harness.plugin.options",

@@ -63,6 +63,13 @@ def test_no_check_fails_a_healthy_model_by_those_metrics(store, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_frozen_state_is_sound_in_every_way_that_g1_looks_at(store, tmp_path):
+    # were it not, G3.5 would never be asked
+    run = run_suites(store, tmp_path / "report", "-k", "g1", "--model", "mutant:frozen_state")
+    assert run.status("G1") == "PASS", run.output
+
+
+@pytest.mark.slow
 def test_a_late_nan_stops_the_training_and_leaves_later_checks_without_evidence(store, tmp_path):
     run = run_suites(store, tmp_path / "report", "-k", "g3 or g4 or stop", "--model", "mutant:nan_late", *SHORT)
 

@@ -14,7 +14,7 @@ tiny: $(STAMP)  ## install, then the gates on the 3.5M model; the report lands i
 	$(BIN)/pytest suites/gates -m tiny $(ARGS)
 
 test: $(STAMP) lint  ## install, then lint, types, layers and the project's own tests
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
 check: test  ## the same as test
 

@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -84,7 +85,9 @@ def test_the_process_holds_one_openmp_runtime():
     maps = building.Path("/proc/self/maps")
     if not maps.exists():
         pytest.skip("/proc/self/maps is a Linux file")
-    loaded = {line.split()[-1] for line in maps.read_text().splitlines() if "omp" in line.rpartition("/")[2]}
+    loaded = {
+        line.split()[-1] for line in maps.read_text().splitlines() if re.match(r"lib[gi]?omp", line.rpartition("/")[2])
+    }
     assert len(loaded) == 1, loaded
 
 

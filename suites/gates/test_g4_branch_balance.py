@@ -51,4 +51,4 @@ def test_each_branch_has_a_share_in_what_both_write(samples, judge):
             )
             for layer, value in branch.layer_shares.items():
                 case = f"{branch.branch}, layer {layer}"
-                judge.info("activation_share", value, case=case, branch=branch.branch, layer=layer, **where)
+                judge("layer_activation_share", value, case=case, branch=branch.branch, layer=layer, **where)

@@ -50,5 +50,4 @@ def test_each_branch_has_a_share_in_what_both_write(samples, judge):
                 **where,
             )
             for layer, value in branch.layer_shares.items():
-                case = f"{branch.branch}, layer {layer}"
-                judge("layer_activation_share", value, case=case, branch=branch.branch, layer=layer, **where)
+                judge("layer_activation_share", value, branch=branch.branch, layer=layer, **where)

@@ -96,7 +96,11 @@ def finished_runs(runs, judge):
 def trained(bench, judge, request):
     """``(seed, model, where)`` of everything trained: a model a run, or the weights of ``--checkpoint``."""
     if bench.checkpoint is not None:
-        return [(bench.seeds[0], bench.from_checkpoint(), {"seed": bench.seeds[0]})]
+        model = bench.from_checkpoint()
+        seed = bench.fresh_seed(model)
+        if seed is not None:
+            judge.invalid(f"{bench.checkpoint} holds the untrained weights of seed {seed}: it is no trained model")
+        return [(bench.seeds[0], model, {"seed": bench.seeds[0]})]
     runs = request.getfixturevalue("finished_runs")
     return [(run.seed, bench.model_of(run), bench.where(run)) for run in runs]
 

@@ -1,7 +1,11 @@
 """What a user gets wrong ends in one message, what, where, what was allowed, what to do, and exit code 4."""
 
 import pytest
+import torch
+from safetensors.torch import save_file
 from suite_runner import run_suites
+
+from models import get_model
 
 FACTORIES = """
 def raises(scale, vocab_size):
@@ -88,3 +92,22 @@ def test_a_checkpoint_of_something_else_is_refused(refused, tmp_path):
     damaged = tmp_path / "model.safetensors"
     damaged.write_bytes(b"not a checkpoint")
     assert "model.safetensors" in refused("--checkpoint", str(damaged))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("untrained", "status"), [(True, "INVALID"), (False, "PASS")])
+def test_untrained_weights_are_not_taken_for_trained_ones(store, tmp_path, untrained, status):
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        model = get_model("MAMBA2")
+    if not untrained:
+        with torch.no_grad():
+            model.embedding.weight.mul_(1.01)
+    weights = tmp_path / "model.safetensors"
+    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, weights)
+    run = run_suites(
+        store, tmp_path / "report", "-k", "g3_5 and moves", "--model", "MAMBA2", "--checkpoint", str(weights)
+    )
+
+    assert run.status("G3.5") == status, run.output
+    assert ("untrained weights of seed 3" in run.output) == untrained

@@ -36,9 +36,11 @@ class SuiteRun:
         return next((c["status"] for c in self.report["checks"] if c["id"] == check), "")
 
 
-def run_suites(store: Path, report: Path, *arguments: str, env: dict[str, str] | None = None) -> SuiteRun:
-    """``pytest suites/gates -m tiny`` with further arguments, in a fresh interpreter."""
-    command = [sys.executable, "-m", "pytest", "suites/gates", "-m", "tiny", "-p", "no:cacheprovider",
+def run_suites(
+    store: Path, report: Path, *arguments: str, suites: str = "suites/gates", env: dict[str, str] | None = None
+) -> SuiteRun:
+    """``pytest SUITES -m tiny`` with further arguments, in a fresh interpreter."""
+    command = [sys.executable, "-m", "pytest", suites, "-m", "tiny", "-p", "no:cacheprovider",
                "--store", str(store), "--report", str(report), *arguments]  # fmt: skip
     done = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, timeout=900, env={**os.environ, **(env or {})}

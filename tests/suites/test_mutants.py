@@ -43,7 +43,7 @@ def test_every_check_names_the_mutants_that_it_must_catch():
 @pytest.mark.parametrize("name", MUTANTS)
 def test_the_check_fails_its_mutant(name, store, tmp_path):
     metric, selection, size = SEEN_BY[name]
-    run = run_suites(store, tmp_path / "report", "-k", selection, "--model", f"mutant:{name}", *size)
+    run = run_suites(store, tmp_path / "report", "-k", selection, "--model", f"mutant:{name}", *size, suites="suites")
 
     check = MUTANTS[name].caught_by
     assert "FAIL" in run.statuses(check, metric), run.output
@@ -54,7 +54,7 @@ def test_the_check_fails_its_mutant(name, store, tmp_path):
 @pytest.mark.slow
 def test_no_check_fails_a_healthy_model_by_those_metrics(store, tmp_path):
     selection = " or ".join(f"({selection})" for _, selection, _ in SEEN_BY.values())
-    run = run_suites(store, tmp_path / "report", "-k", selection, *SPIKED)
+    run = run_suites(store, tmp_path / "report", "-k", selection, *SPIKED, suites="suites")
 
     for name, (metric, _, _) in SEEN_BY.items():
         statuses = run.statuses(MUTANTS[name].caught_by, metric)

@@ -4,11 +4,10 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-import numpy as np
 import torch
 
 from harness.metrics.balance import activation_shares
-from harness.metrics.intervals import ClusterRatio, Interval, bootstrap_ratio
+from harness.metrics.intervals import Interval, bootstrap_ratio, pooled
 from harness.metrics.spectrum import effective_rank, spectrum_null, top_share
 from harness.metrics.state import (
     DecaySaturation,
@@ -16,7 +15,7 @@ from harness.metrics.state import (
     effective_decay,
     gate_saturation,
     input_sensitivity,
-    silent_channels,
+    rms,
     timescale,
 )
 from harness.state_probe import ModelSample
@@ -78,7 +77,7 @@ def state_health(sample: ModelSample, seed: int) -> list[StateHealth]:
 def _state_health(sample: ModelSample, branch: str, seed: int) -> StateHealth:
     sites = [s for (_, name), s in sorted(sample.branches.items()) if name == branch]
     states = [tensor for site in sites for tensor in site.state.values()]
-    rho = _pooled([input_sensitivity(state, sample.documents) for state in states])
+    rho = pooled([input_sensitivity(state, sample.documents) for state in states])
     innovations = torch.cat([site.innovations.flatten() for site in sites])
     health: dict[str, Any] = {"branch": branch, "sensitivity": bootstrap_ratio(rho, seed=seed)}
     if len(innovations):
@@ -98,6 +97,27 @@ def _state_health(sample: ModelSample, branch: str, seed: int) -> StateHealth:
     return StateHealth(**health)
 
 
+def state_sensitivities(sample: ModelSample, seed: int) -> dict[str, Interval]:
+    """The dependence of each branch's LONG state on the input, layers pooled; ``seed`` is that of the intervals."""
+    return {
+        branch: bootstrap_ratio(
+            pooled([input_sensitivity(tensor, sample.documents) for tensor in _states_of(sample, branch)]), seed=seed
+        )
+        for branch in sample.branch_names
+    }
+
+
+def raw_rms_ratio(sample: ModelSample) -> float:
+    """RMS of all entries of the first branch's LONG state over the second's. It depends on units: see BALANCE."""
+    first, second = (torch.cat([t.flatten() for t in _states_of(sample, b)]) for b in sample.branch_names[:2])
+    return rms(first) / rms(second)
+
+
+def _states_of(sample: ModelSample, branch: str) -> list[torch.Tensor]:
+    """The LONG states of one branch, layer by layer."""
+    return [t for (_, name), site in sorted(sample.branches.items()) if name == branch for t in site.state.values()]
+
+
 def write_health(sample: ModelSample, seed: int) -> list[WriteHealth]:
     """What every branch of a parallel hybrid writes; empty where no layer has two branches."""
     layers = sorted({layer for layer, _ in sample.branches})
@@ -112,36 +132,13 @@ def write_health(sample: ModelSample, seed: int) -> list[WriteHealth]:
         WriteHealth(
             name,
             bootstrap_ratio(
-                _pooled([input_sensitivity(w[name], sample.documents) for w in parallel.values()]), seed=seed
+                pooled([input_sensitivity(w[name], sample.documents) for w in parallel.values()]), seed=seed
             ),
-            bootstrap_ratio(_pooled([share[name] for share in shares.values()]), seed=seed),
+            bootstrap_ratio(pooled([share[name] for share in shares.values()]), seed=seed),
             {layer: share[name].value for layer, share in shares.items()},
         )
         for name in names
     ]
-
-
-def probe_row(sample: ModelSample) -> dict[str, float]:
-    """What the stopping criteria watch during training: ``rho_<branch>`` and ``dead_<branch>`` of the writes."""
-    row = {}
-    for branch in sample.branch_names:
-        writes = [s.writes for (_, name), s in sample.branches.items() if name == branch and s.writes.numel()]
-        if writes:
-            row[f"rho_{branch}"] = _pooled([input_sensitivity(w, sample.documents) for w in writes]).value
-            row[f"dead_{branch}"] = max(silent_channels(w) for w in writes)
-    return row
-
-
-def _pooled(ratios: list[ClusterRatio]) -> ClusterRatio:
-    """One ratio over layers: each layer's sums are scaled to a mean denominator of 1, so that none drowns the others.
-
-    States of different layers differ in scale by orders of magnitude, and scale means nothing.
-    """
-    # a layer whose sums are all zero has no ratio, and neither has the whole: NaN, which no limit admits
-    totals = [r.denominators.sum() or np.nan for r in ratios]
-    numerators = np.sum([r.numerators / total for r, total in zip(ratios, totals, strict=True)], axis=0)
-    denominators = np.sum([r.denominators / total for r, total in zip(ratios, totals, strict=True)], axis=0)
-    return ClusterRatio(numerators, denominators, ratios[0].n)
 
 
 def layer_gate_saturation(sample: ModelSample) -> dict[int, float]:

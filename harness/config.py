@@ -110,11 +110,11 @@ class MonitorConfig(Section):
     """What is watched. stop ends a run at its first STOP; otherwise the STOP is recorded and the run goes on.
 
     update_every   steps between measurements of the update ratio, which costs a copy of the mixer weights
-    probe_every    steps between looks at what the branches write; each comes with the evaluation of its step
+    probe_every    steps between looks at states, writes and gates; also at the end of the warm-up and at the last step
     """
 
     update_every: int = Field(default=20, ge=1)
-    probe_every: int = Field(default=200, ge=1)
+    probe_every: int = Field(default=50, ge=1)
     stop: bool = False
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +41,8 @@ class TokenDataset:
 
     corpus_sha256 hashes the text and its split, tokenizer_sha256 the tokenizer file (or the source's definition).
     entropy_rate_nats is known for synthetic sources only. embedded is True for the corpora that ship with the
-    harness: runs on them above tiny are smoke evidence and say so.
+    harness: runs on them above tiny are smoke evidence and say so. tokenizer_file is the ``tokenizer.json`` behind the
+    tokens; None for a source without text.
     """
 
     name: str
@@ -51,6 +53,7 @@ class TokenDataset:
     tokenizer_sha256: str
     embedded: bool
     entropy_rate_nats: float | None = None
+    tokenizer_file: Path | None = None
 
     def training_batch(self, seed: int, step: int, batch_size: int, length: int) -> tuple[Tokens, Tokens]:
         """Inputs and targets ``[batch_size, length]`` of one step: a function of the seed and the step alone."""

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.probe_plot import plot_probes
 from harness.runlog import RunLogError, read_rows
 
 if TYPE_CHECKING:
@@ -30,7 +31,9 @@ def exponential_average(values: Sequence[float], weight: float = SMOOTHING) -> l
 
 
 def plot_runs(runs: Sequence[Mapping[str, Any]], directory: Path) -> tuple[list[Path], list[str]]:
-    """One figure a training: loss above, gradients below. Gives the files, and a remark for every run without one.
+    """Loss and gradients of each training and, where its states were probed, a second figure of them by step.
+
+    Gives the files, and a remark for every run without one.
 
     A run is ``{"directory", "seed", "name", "baselines"}`` with metrics.jsonl in its directory; baselines are nats a
     token. A log that is gone or damaged costs its figure and no more: the report does not rest on it.
@@ -40,6 +43,10 @@ def plot_runs(runs: Sequence[Mapping[str, Any]], directory: Path) -> tuple[list[
         directory.mkdir(parents=True, exist_ok=True)
         try:
             plots.append(_plot_run(run, directory / f"run-{index}-seed-{run['seed']}.png"))
+            probes = [row for row in read_rows(Path(run["directory"]), "probe") if "state_rms" in row]
+            if probes:
+                path = directory / f"run-{index}-seed-{run['seed']}-state.png"
+                plots.append(plot_probes(probes, f"{run['name']}, seed {run['seed']}: states and gates by step", path))
         except RunLogError as error:
             remarks.append(f"no curves of {run['name']}, seed {run['seed']}: {error}")
     return plots, remarks

@@ -3,9 +3,9 @@
 import math
 from collections.abc import Iterable
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, field_serializer, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
 
 SCHEMA_VERSION = 1
 
@@ -70,24 +70,22 @@ def decode_band(band: Any) -> Any:
     return tuple(decode_number(end) for end in band) if isinstance(band, list | tuple) else band
 
 
+# Numbers and closed intervals as fields of what is written to JSON
+JsonNumber = Annotated[
+    float, BeforeValidator(decode_number), PlainSerializer(encode_number, return_type=float | str, when_used="json")
+]
+JsonBand = Annotated[tuple[float, float], BeforeValidator(decode_band), PlainSerializer(encode_band, when_used="json")]
+
+
 class Limits(BaseModel):
     """The limits a record was judged by, as they stood in thresholds.toml. Bands are closed: ``(low, high)``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    pass_band: tuple[float, float]
-    warn_band: tuple[float, float]
+    pass_band: JsonBand
+    warn_band: JsonBand
     source: str
     calibrated: bool
-
-    @field_serializer("pass_band", "warn_band", when_used="json")
-    def _encode(self, band: tuple[float, float]) -> list[float | str | None]:
-        return encode_band(band)
-
-    @field_validator("pass_band", "warn_band", mode="before")
-    @classmethod
-    def _decode(cls, band: Any) -> Any:
-        return decode_band(band)
 
 
 class Record(BaseModel):
@@ -107,13 +105,13 @@ class Record(BaseModel):
     case: str = ""
     layer: int | None = None
     branch: str | None = None
-    value: float | None = None
+    value: JsonNumber | None = None
     unit: str = ""
     direction: str = ""
-    ci: tuple[float, float] | None = None
+    ci: JsonBand | None = None
     n: int | None = None
     n_clusters: int | None = None
-    null_value: float | None = None
+    null_value: JsonNumber | None = None
     seeds: tuple[int, ...] = ()
     nodeid: str = ""
     threshold: Limits | None = None
@@ -129,24 +127,6 @@ class Record(BaseModel):
     device: str = ""
     backend: str = ""
     kat: str = ""
-    wall_s: float | None = None
+    wall_s: JsonNumber | None = None
     info: bool = False
     note: str = ""
-
-    @field_serializer("value", "null_value", "wall_s", when_used="json")
-    def _encode(self, value: float | None) -> float | str | None:
-        return encode_number(value)
-
-    @field_serializer("ci", when_used="json")
-    def _encode_ci(self, value: tuple[float, float] | None) -> list[float | str | None] | None:
-        return None if value is None else encode_band(value)
-
-    @field_validator("value", "null_value", "wall_s", mode="before")
-    @classmethod
-    def _decode(cls, value: Any) -> Any:
-        return decode_number(value)
-
-    @field_validator("ci", mode="before")
-    @classmethod
-    def _decode_ci(cls, value: Any) -> Any:
-        return decode_band(value)

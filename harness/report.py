@@ -8,8 +8,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from harness.checks import Check, Checks
+from harness.comparison import Comparison, Metrics, compare, metrics_of
 from harness.records import SEVERITY, Record, Status, worst
-from harness.thresholds import Band, margin
+from harness.thresholds import margin
+from harness.wording import format_margin
 
 SCHEMA_VERSION = 1
 
@@ -19,6 +21,14 @@ EXIT_INCOMPLETE = 11
 
 # Train-level claims need this many seeds; one at 125M is flagged all the same.
 SEEDS_DEMANDED = {"3.5M": 3, "8M": 3, "30M": 2, "125M": 1}
+
+REPORT_FILE = "report.json"
+METRICS_FILE = "baseline_metrics.json"
+THRESHOLDS_FILE = "thresholds.toml"
+DECISION_FILES = ("decision.html", "decision.md")
+STATEFULNESS_FILES = ("statefulness.html", "statefulness.md")
+# Suites that look inside the state: their checks make the statefulness page.
+STATE_SUITES = ("state", "diagnostics")
 
 Outcome = Literal["PASS", "WARN", "FAIL", "INCOMPLETE", "NOT JUDGED"]
 
@@ -48,6 +58,22 @@ class NotRun(BaseModel):
     check: str
     nodeid: str
     reason: str
+
+
+class PublishedFigure(BaseModel):
+    """A figure that a check published: its files beside the report, and what it shows in words.
+
+    image is empty where it could not be drawn; data holds the numbers all the same.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    check: str
+    title: str
+    text: str
+    image: str
+    data: str
 
 
 class Report(BaseModel):
@@ -82,7 +108,22 @@ class Report(BaseModel):
     not_run: list[NotRun]
     waivers: list[Any] = []
     plots: list[str]
+    figures: list[PublishedFigure] = []
+    documents: list[str] = []
+    comparison: Comparison | None = None
     provenance: dict[str, Any]
+
+    @property
+    def metrics(self) -> Metrics:
+        """Its numbers, as baseline_metrics.json holds them."""
+        return metrics_of(
+            self.records,
+            model=self.model,
+            scale=str(self.scale["from"]),
+            corpus=self.corpus,
+            device=self.device,
+            git_sha=str(self.provenance.get("git", {}).get("sha", "")),
+        )
 
 
 @dataclass(frozen=True)
@@ -93,6 +134,8 @@ class RunFacts:
     rerun         command line by check id
     other_failures failed tests of the session that are no checks; interrupted: pytest's exit code if it was cut short
     runs          published trainings: directory, seed, name, baselines
+    figures       published figures: name, check, and the figure as JSON
+    baseline      numbers of an earlier run to hold these against, and what the user called it
     provenance    git, versions, gpu, cpu, thresholds_sha256, wall_s, as harness.provenance collects them
     """
 
@@ -112,13 +155,22 @@ class RunFacts:
     other_failures: int = 0
     interrupted: int | None = None
     runs: Sequence[Mapping[str, Any]] = ()
+    figures: Sequence[Mapping[str, str]] = ()
+    baseline: Metrics | None = None
+    baseline_name: str = ""
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
-def build_report(facts: RunFacts, checks: Checks, plots: Sequence[str] = (), remarks: Sequence[str] = ()) -> Report:
+def build_report(
+    facts: RunFacts,
+    checks: Checks,
+    plots: Sequence[str] = (),
+    remarks: Sequence[str] = (),
+    figures: Sequence[PublishedFigure] = (),
+) -> Report:
     """Judge the run as a whole. A planned item without a record counts as MISSING, never as absent.
 
-    plots are files beside the report; remarks are added to its stamps.
+    plots and figures are files beside the report; remarks are added to its stamps.
     """
     records = list(facts.records)
     results = sorted(
@@ -126,7 +178,8 @@ def build_report(facts: RunFacts, checks: Checks, plots: Sequence[str] = (), rem
         key=lambda result: (SEVERITY.index(result.status), badness(result.worst) if result.worst else (0, 0.0)),
     )
     outcome, exit_code = decide([result.status for result in results], facts)
-    return Report(
+    about_state = any(checks[result.id].suite in STATE_SUITES for result in results)
+    report = Report(
         outcome=outcome,
         exit_code=exit_code,
         headline=_headline(outcome, results, facts),
@@ -146,8 +199,13 @@ def build_report(facts: RunFacts, checks: Checks, plots: Sequence[str] = (), rem
         records=records,
         not_run=_not_run(results, records, checks, facts),
         plots=list(plots),
+        figures=list(figures),
+        documents=[*DECISION_FILES, *(STATEFULNESS_FILES if about_state else ())],
         provenance=dict(facts.provenance),
     )
+    if facts.baseline is None:
+        return report
+    return report.model_copy(update={"comparison": compare(report.metrics, facts.baseline, facts.baseline_name)})
 
 
 def decide(statuses: Sequence[Status], facts: "RunFacts | Report") -> tuple[Outcome, int]:
@@ -239,43 +297,3 @@ def _not_run(
     ran = {result.id for result in results}
     demanded = [check for check in checks.values() if facts.scale in check.scales and check.id not in ran]
     return rows + [NotRun(check=check.id, nodeid="", reason="not selected in this run") for check in demanded]
-
-
-def format_number(value: float | None) -> str:
-    """Four significant digits at most: ``0.05``, ``7.184``, ``1e-05``, ``inf``."""
-    return "" if value is None else f"{value:.4g}"
-
-
-def format_band(band: Band) -> str:
-    """A closed interval in words: ``0.3 .. 3``, ``>= 0.9``, ``<= 10``, ``any``."""
-    low, high = band
-    if math.isinf(low) and math.isinf(high):
-        return "any"
-    if math.isinf(high):
-        return f">= {format_number(low)}"
-    if math.isinf(low):
-        return f"<= {format_number(high)}"
-    return f"{format_number(low)} .. {format_number(high)}"
-
-
-def format_measurement(record: Record) -> str:
-    """Value, unit, interval and what noise would give: ``0.05 [0.03, 0.08], null 0.01``."""
-    unit = f" {record.unit}" if record.unit not in ("", "1") else ""
-    interval = f" [{format_number(record.ci[0])}, {format_number(record.ci[1])}]" if record.ci else ""
-    null = f", null {format_number(record.null_value)}" if record.null_value is not None else ""
-    return f"{format_number(record.value)}{unit}{interval}{null}"
-
-
-def format_margin(record: Record) -> str:
-    """Signed distance to the pass band: ``+0.07`` inside it, ``-0.25`` outside; empty where there is none."""
-    if record.threshold is None or record.value is None:
-        return ""
-    return f"{margin(record.threshold, record.value, record.ci, record.direction):+.3g}"
-
-
-def label(record: Record) -> str:
-    """What was measured where: ``gradient_ratio[layer 3, rwkv]``."""
-    seed = f"seed {record.seeds[0]}" if len(record.seeds) == 1 else ""
-    layer = f"layer {record.layer}" if record.layer is not None else ""
-    where = ", ".join(dict.fromkeys(part for part in (record.case, layer, record.branch or "", seed) if part))
-    return f"{record.metric}[{where}]" if where else record.metric

@@ -12,9 +12,9 @@ from pydantic import ValidationError
 
 from harness.errors import HarnessError
 from harness.records import Record, Status, worst
-from harness.render import REPORT_FILE, THRESHOLDS_FILE
-from harness.report import Report, decide, label
+from harness.report import REPORT_FILE, THRESHOLDS_FILE, Report, decide
 from harness.thresholds import Thresholds, explain_validation, judge_value, load_thresholds
+from harness.wording import label
 
 EXIT_AGREES, EXIT_DISAGREES, EXIT_USAGE = 0, 1, 4
 

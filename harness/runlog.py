@@ -3,7 +3,7 @@
     header      settings and parameter counts, first line
     step        one update: loss_nats before it, lr, gradient norms before clipping; ``step`` counts from 1
     eval        validation on the fixed windows after ``step`` updates; the first is at step 0
-    probe       a look inside the model after ``step`` updates: what its branches write (harness.branch_health)
+    probe       a look inside the model after ``step`` updates: its states, writes and gates (harness.probe_row)
     final_eval  validation on the large fixed set after the last update
     event       a STOP or an ALERT of a monitor
 
@@ -107,4 +107,6 @@ def _encode(value: Any) -> Any:
 
 
 def _decode(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _decode(inner) for key, inner in value.items()}
     return [_decode(inner) for inner in value] if isinstance(value, list) else decode_number(value)

@@ -40,9 +40,10 @@ class BranchSample:
 
 @dataclass(frozen=True)
 class ModelSample:
-    """All branches of all layers on the same windows; gate logits by layer where the model has a mixing gate."""
+    """All branches of all layers on the same windows; mixing gates and their logits by layer, where there are any."""
 
     branches: dict[Site, BranchSample]
+    gates: dict[int, Tensor]
     gate_logits: dict[int, Tensor]
     documents: NDArray[np.int64]
     positions: tuple[int, ...]
@@ -78,27 +79,32 @@ def sample_states(
     kept = tuple(int(p) for p in np.linspace(windows.length // 2, windows.length - 1, positions).round())
     parts: dict[Site, list[BranchSample]] = defaultdict(list)
     gates: dict[int, list[Tensor]] = defaultdict(list)
+    gate_logits: dict[int, list[Tensor]] = defaultdict(list)
     documents = []
     for inputs_BT, _, rows in windows.batches(batch_size):
         tokens_BT = torch.from_numpy(inputs_BT.astype(np.int64)).to(device)
         if "activations" in hooks:
             _, state, activations = model(tokens_BT, return_states=True, return_activations=True)
-            _append_activations(parts, gates, activations, kept)
+            _append_writes(parts, activations, kept)
+            for layer, observed in enumerate(activations.layers):
+                if observed.gate is not None:
+                    gates[layer].append(observed.gate[:, list(kept)].cpu().double())
+                if observed.gate_logits is not None:
+                    gate_logits[layer].append(observed.gate_logits[:, list(kept)].cpu().double())
         else:
             _, state = model(tokens_BT, return_states=True)
         _append_state(parts, state, has_activations="activations" in hooks)
         documents.append(rows)
     return ModelSample(
         {site: _join(samples) for site, samples in parts.items()},
-        {layer: torch.cat(logits) for layer, logits in gates.items()},
+        {layer: torch.cat(values) for layer, values in gates.items()},
+        {layer: torch.cat(logits) for layer, logits in gate_logits.items()},
         np.concatenate(documents),
         kept,
     )
 
 
-def _append_activations(
-    parts: dict[Site, list[BranchSample]], gates: dict[int, list[Tensor]], acts: Activations, kept: Sequence[int]
-) -> None:
+def _append_writes(parts: dict[Site, list[BranchSample]], acts: Activations, kept: Sequence[int]) -> None:
     index = list(kept)
     for layer, activations in enumerate(acts.layers):
         for branch, writes_BTD in activations.writes.items():
@@ -108,8 +114,6 @@ def _append_activations(
             if branch in activations.decays:
                 sample.decays = activations.decays[branch][:, index].cpu().double().flatten()
             parts[layer, branch].append(sample)
-        if activations.gate_logits is not None:
-            gates[layer].append(activations.gate_logits[:, index].cpu().double())
 
 
 def _append_state(parts: dict[Site, list[BranchSample]], state: State, *, has_activations: bool) -> None:

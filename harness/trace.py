@@ -6,7 +6,7 @@ leaves the mode, the random state and the autograd graph of the model alone.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -65,13 +65,14 @@ def trace(
     pieces: list[Activations] = []
     with observing(model):
         for begin, end in zip((0, *ends), ends, strict=False):
-            outputs = model(tokens_BT[:, begin:end], state, return_states=True, return_activations=True) if observed else (
-                model(tokens_BT[:, begin:end], state, return_states=True)
-            )  # fmt: skip
-            state = outputs[1]
-            states.append(outputs[1].detach())
+            piece_BT = tokens_BT[:, begin:end]
             if observed:
-                pieces.append(outputs[2])
+                _, state, activity = model(piece_BT, state, return_states=True, return_activations=True)
+                pieces.append(activity)
+            else:
+                _, state = model(piece_BT, state, return_states=True)
+            assert state is not None, "return_states gives a state"
+            states.append(state.detach())
     return Trace(ends, tuple(states), _join(pieces) if pieces else None)
 
 
@@ -82,20 +83,12 @@ def state_after(model: nn.Module, tokens_BT: Tensor, state: State | None = None)
 
 def _join(pieces: Sequence[Activations]) -> Activations:
     """Activations of consecutive pieces of one text, end to end."""
-    return Activations(tuple(_join_layer(layers) for layers in zip(*(piece.layers for piece in pieces), strict=True)))
+    layers = zip(*(piece.layers for piece in pieces), strict=True)
+    return Activations(tuple(LayerActivations.merge(layer, _end_to_end) for layer in layers))
 
 
-def _join_layer(layers: Sequence[LayerActivations]) -> LayerActivations:
-    joined: dict[str, Tensor | dict[str, Tensor] | None] = {}
-    for name in (field.name for field in fields(LayerActivations)):
-        values = [getattr(layer, name) for layer in layers]
-        if values[0] is None:
-            joined[name] = None
-        elif isinstance(values[0], Tensor):
-            joined[name] = torch.cat(values, dim=1).detach()
-        else:
-            joined[name] = {key: torch.cat([value[key] for value in values], dim=1).detach() for key in values[0]}
-    return LayerActivations(**joined)  # type: ignore[arg-type]
+def _end_to_end(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.cat(list(tensors), dim=1).detach()
 
 
 def _cuda_devices(model: nn.Module) -> list[int]:

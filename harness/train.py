@@ -24,10 +24,13 @@ from harness.errors import HarnessError
 from harness.evaluation import autocast, evaluate, to_device
 from harness.events import Monitor
 from harness.hashing import canonical_json
+from harness.metrics.gradients import gradient_norm
 from harness.optim import branch_parameters, learning_rate, make_optimizer, set_learning_rate
+from harness.probe_row import summary
 from harness.progress import Progress
 from harness.runlog import RunLog
 from harness.runtime import CleanInterrupt, Interrupt, configure_cpu, deferred_interrupt, seeded
+from harness.trace import observing
 
 OUTCOME, CHECKPOINTS, RESUME = "outcome.json", "checkpoints", "resume"
 
@@ -63,8 +66,8 @@ class TrainingPatch:
 
 NO_PATCH = TrainingPatch()
 
-Probe = Callable[[nn.Module], Mapping[str, float]]
-"""A look inside the model at every evaluation, logged as a ``probe`` row. It must not change model or random state."""
+Probe = Callable[[nn.Module], Mapping[str, Any]]
+"""A look inside the model, logged as a ``probe`` row (``harness.probe_row``): in eval mode, without a graph."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,11 @@ def checkpoint_directory(directory: Path, step: int) -> Path:
     return directory / CHECKPOINTS / f"step-{step:06d}"
 
 
+def checkpoint_steps(directory: Path) -> list[int]:
+    """The steps whose weights the training in a directory has kept, ascending."""
+    return sorted(int(path.name.removeprefix("step-")) for path in directory.glob(f"{CHECKPOINTS}/step-??????"))
+
+
 def read_outcome(directory: Path) -> TrainOutcome | None:
     """How the training in a directory ended; None when it has not."""
     path = directory / OUTCOME
@@ -124,7 +132,8 @@ def train(
     the result is bit-equal to an uninterrupted run. A training that already ended is returned as it is, with the
     model's weights as they were at its end (a diverged one leaves the model alone).
 
-    ``monitors`` see every row of the log; ``probe`` looks inside the model after each evaluation.
+    ``monitors`` see every row of the log; ``probe`` looks inside the model every ``monitors.probe_every`` updates, at
+    the end of the warm-up and after the last update. It changes nothing of the training.
 
     Raises ``TrainError``, ``CheckpointError`` and ``RunLogError``.
     """
@@ -201,9 +210,12 @@ class _Loop:
             "device": device,
             "patch": patch.name,
         }
-        self.seed, self.step, self.next_batch, self.evaluated_step = seed, 0, 0, -1
+        self.seed, self.step, self.next_batch = seed, 0, 0
+        # before the first update a probe sees nothing: an output matrix may start at zero
+        self.evaluated_step, self.probed_step = -1, 0
+        self.inside = ""
         self.pending: list[_Pending] = []
-        self.saved: tuple[int, int] | None = None
+        self.saved: tuple[int, int, int] | None = None
         self.started_s = time.monotonic()
 
     def run(self) -> TrainOutcome:
@@ -248,8 +260,8 @@ class _Loop:
     def _resume(self, checkpoint: Path) -> RunLog:
         training = load_training(self.model, self.optimizer, checkpoint, self.identity)
         self.step, self.next_batch = training["step"], training["next_batch"]
-        self.evaluated_step = training["evaluated_step"]
-        self.saved = (self.step, self.evaluated_step)
+        self.evaluated_step, self.probed_step = training["evaluated_step"], training["probed_step"]
+        self.saved = self._position
         self.started_s -= training["wall_s"]
         for monitor, state in zip(self.monitors, training["monitors"], strict=True):
             monitor.load_state_dict(state)
@@ -261,6 +273,8 @@ class _Loop:
         while True:
             if self.step % config.eval.every_steps == 0 and self.evaluated_step != self.step:
                 self._evaluate()
+            if self.probe is not None and self.probed_step != self.step and self._probe_is_due():
+                self._look_inside(self.probe)
             if self.step == config.train.steps:
                 self._drain()
                 return
@@ -283,9 +297,9 @@ class _Loop:
         config, monitors = self.config.train, self.config.monitors
         scalars = {"loss": self._backward()}
         self.patch.gradients(self.model, self.step)
-        scalars["grad_norm"] = nn.utils.get_total_norm(_gradients(self.parameters))
+        scalars["grad_norm"] = gradient_norm(self.parameters)
         for branch, parameters in self.branches.items():
-            scalars[f"grad_norm_{branch}"] = nn.utils.get_total_norm(_gradients(parameters))
+            scalars[f"grad_norm_{branch}"] = gradient_norm(parameters)
 
         measured = self.branches if (self.step + 1) % monitors.update_every == 0 else {}
         before = {branch: [p.detach().clone() for p in parameters] for branch, parameters in measured.items()}
@@ -335,7 +349,7 @@ class _Loop:
                 if not math.isfinite(scalars[name]):
                     raise _Ended("diverged", row.step - 1, f"{name} is {scalars[name]} at step {row.step}")
             if self.progress is not None:
-                self.progress.update(row.step, f"loss {scalars['loss']:.3f}")
+                self.progress.update(row.step, f"loss {scalars['loss']:.3f}{self.inside}")
 
     def _log(self, row: Mapping[str, Any]) -> None:
         """Write a row, show it to the monitors, and write what they say."""
@@ -352,9 +366,21 @@ class _Loop:
         self._log(row)
         if not math.isfinite(row["val_loss"]):
             raise _Ended("diverged", self.step, f"validation loss is {row['val_loss']} after {self.step} updates")
-        # before the first update there is nothing to see: an output matrix may start at zero
-        if self.probe is not None and self.step > 0 and self.step % self.config.monitors.probe_every == 0:
-            self._log({"kind": "probe", "step": self.step, **self.probe(self.model)})
+
+    def _probe_is_due(self) -> bool:
+        config = self.config
+        return self.step % config.monitors.probe_every == 0 or self.step in (
+            config.train.warmup_steps,
+            config.train.steps,
+        )
+
+    def _look_inside(self, probe: Probe) -> None:
+        self._drain()
+        with observing(self.model):
+            row = {"kind": "probe", "step": self.step, **probe(self.model)}
+        words = summary(row)
+        self.probed_step, self.inside = self.step, f", {words}" if words else ""
+        self._log(row)
 
     def _evaluation(self, kind: str, tokens: int) -> dict[str, Any]:
         length = self.config.data.seq_len
@@ -372,14 +398,19 @@ class _Loop:
             "token_counts": result.token_counts.tolist(),
         }
 
+    @property
+    def _position(self) -> tuple[int, int, int]:
+        """How far each part of the work has come."""
+        return self.step, self.evaluated_step, self.probed_step
+
     def _save(self) -> None:
         """A resumable checkpoint of this moment, in place of the one before."""
         self._drain()
-        if self.saved == (self.step, self.evaluated_step):
+        if self.saved == self._position:
             return
         target = self.directory / RESUME / f"step-{self.step:06d}"
         self._save_to(target)
-        self.saved = (self.step, self.evaluated_step)
+        self.saved = self._position
         for old in (self.directory / RESUME).iterdir():
             if old != target:
                 shutil.rmtree(old)
@@ -391,6 +422,7 @@ class _Loop:
             "step": self.step,
             "next_batch": self.next_batch,
             "evaluated_step": self.evaluated_step,
+            "probed_step": self.probed_step,
             "log": self.log.position,
             "monitors": [monitor.state_dict() for monitor in self.monitors],
             "wall_s": time.monotonic() - self.started_s,
@@ -411,10 +443,6 @@ class _Loop:
         (self.directory / f"{OUTCOME}.partial").replace(self.directory / OUTCOME)
         shutil.rmtree(self.directory / RESUME, ignore_errors=True)
         return outcome
-
-
-def _gradients(parameters: Sequence[nn.Parameter]) -> list[Tensor]:
-    return [p.grad for p in parameters if p.grad is not None]
 
 
 def _update_ratio(parameters: Sequence[nn.Parameter], before: Sequence[Tensor]) -> Tensor:

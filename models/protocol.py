@@ -10,9 +10,17 @@ A model meets the contract when it offers
     logits_BTV, acts = model(tokens_BT, return_activations=True)
     logits_BTV, state, acts = model(tokens_BT, state, return_states=True, return_activations=True)
 
+    logits_BTV = model(tokens_BT, segments=segments_BT)           and with all of the above
+
 and ``model(x[:, :t])`` followed by ``model(x[:, t:], state)`` equals ``model(x)`` for logits, gradients and
 final state. Hooks beyond the logits are optional: ``capabilities`` says which ones a model has, and a
 check whose hook is missing reports MISSING, never a proxy.
+
+``segments_BT``, int64, says which document each position belongs to: n > 0 for document n, 0 for padding. Padding may
+stand anywhere; it reads and writes no state, its tokens are not looked at, and its logits are finite and mean
+nothing. A document is read as if it were alone: it starts from the initial state, but the first one of a row from the
+state that was passed in. The returned state is the one after the last real position of a row; a row that is padding
+only keeps what came in. The number of a document may not come back in its row after another one.
 """
 
 import inspect
@@ -191,6 +199,25 @@ class LayerActivations:
     gate: Tensor | None = None
     gate_logits: Tensor | None = None
 
+    @classmethod
+    def merge(
+        cls, parts: Sequence["LayerActivations"], join: Callable[[Sequence[Tensor]], Tensor]
+    ) -> "LayerActivations":
+        """Activations of one layer from several passes: ``join`` makes one tensor of the same tensor of each."""
+
+        def branches(values: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+            return {branch: join([value[branch] for value in values]) for branch in values[0]}
+
+        gates = [part.gate for part in parts if part.gate is not None]
+        gate_logits = [part.gate_logits for part in parts if part.gate_logits is not None]
+        return cls(
+            writes=branches([part.writes for part in parts]),
+            decays=branches([part.decays for part in parts]),
+            innovations=branches([part.innovations for part in parts]),
+            gate=join(gates) if gates else None,
+            gate_logits=join(gate_logits) if gate_logits else None,
+        )
+
 
 @dataclass(frozen=True)
 class Activations:
@@ -214,7 +241,7 @@ class StatefulModel(Protocol):
         ...
 
 
-HOOKS = ("state", "activations", "branches", "branch_modules", "init_state")
+HOOKS = ("state", "activations", "branches", "branch_modules", "init_state", "segments")
 
 
 def capabilities(model: nn.Module) -> frozenset[str]:
@@ -225,4 +252,6 @@ def capabilities(model: nn.Module) -> frozenset[str]:
         found.add("state")
     if "return_activations" in accepted:
         found.add("activations")
+    if "segments" in accepted:
+        found.add("segments")
     return frozenset(found)

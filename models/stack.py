@@ -6,6 +6,7 @@ one place.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from models.blocks.mixer import Mixer, MixerOutput, StateSpec
 from models.fusion.base import Fused, Fusion
 from models.protocol import Activations, LayerActivations, LayerState, State, StateError, StatePath
+from models.segments import Documents, join_ends, join_positions, split_documents
 
 LayerSpec = dict[str, dict[str, StateSpec]]
 
@@ -55,11 +57,13 @@ class Layer(nn.Module):
         self.ffn_norm = ffn_norm
         self.ffn = ffn
 
-    def forward(self, x_BTD: Tensor, state: LayerState | None, observe: bool) -> LayerOutput:
-        """One layer; ``observe`` adds the activations and changes nothing else."""
+    def forward(
+        self, x_BTD: Tensor, state: LayerState | None, observe: bool, lengths_B: Tensor | None = None
+    ) -> LayerOutput:
+        """One layer; ``observe`` adds the activations and changes nothing else; ``lengths_B``: see ``Mixer``."""
         u_BTD = self.norm(x_BTD)
         outputs: dict[str, MixerOutput] = {
-            branch: mixer(u_BTD, None if state is None else state[branch], observe)
+            branch: mixer(u_BTD, None if state is None else state[branch], observe, lengths_B=lengths_B)
             for branch, mixer in self.mixers.items()
         }
         if self.fusion is None:
@@ -131,23 +135,24 @@ class StackedModel(nn.Module):
         state: State | None = None,
         return_states: bool = False,
         return_activations: bool = False,
+        segments: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, State] | tuple[Tensor, Activations] | tuple[Tensor, State, Activations]:
         """Logits ``[B,T,V]`` of the next token, and on request the final state and the activations.
 
-        Raises ``StateError`` when the state does not fit and ``ContextError`` when learned positions run out.
+        ``segments`` ``[B,T]``: 0 for padding, else the document of a position (``models/protocol.py``).
+        Raises ``StateError`` when the state does not fit, ``ContextError`` when learned positions run out and
+        ``ValueError`` for malformed tokens or segments.
         """
         if tokens_BT.dim() != 2 or tokens_BT.shape[1] == 0:
             raise ValueError(f"tokens have shape {list(tokens_BT.shape)}; they must be [batch, positions >= 1]")
         if state is not None:
             self._check_state(state, tokens_BT.shape[0])
-        x_BTD = self._embed(tokens_BT, state)
-        outputs: list[LayerOutput] = []
-        for index, layer in enumerate(self.layers):
-            output = layer(x_BTD, None if state is None else state.layers[index], return_activations)
-            x_BTD = output.x
-            outputs.append(output)
+        if segments is None:
+            outputs = self._run(tokens_BT, state, return_activations)
+        else:
+            outputs = self._run_documents(tokens_BT, state, return_activations, segments, return_states)
         weight_VD = self.embedding.weight if self.head is None else self.head.weight
-        logits_BTV = F.linear(self.final_norm(x_BTD), weight_VD)
+        logits_BTV = F.linear(self.final_norm(outputs[-1].x), weight_VD)
         if not (return_states or return_activations):
             return logits_BTV
         activations = Activations(tuple(o.activations for o in outputs if o.activations is not None))
@@ -156,6 +161,45 @@ class StackedModel(nn.Module):
         gates = [output.gate.detach() for output in outputs if output.gate is not None]
         final = State.of([output.state for output in outputs], gates)
         return (logits_BTV, final, activations) if return_activations else (logits_BTV, final)
+
+    def _run(
+        self, tokens_BT: Tensor, state: State | None, observe: bool, lengths_B: Tensor | None = None
+    ) -> list[LayerOutput]:
+        """What the layers return, first to last."""
+        x_BTD = self._embed(tokens_BT, state)
+        outputs: list[LayerOutput] = []
+        for index, layer in enumerate(self.layers):
+            output = layer(x_BTD, None if state is None else state.layers[index], observe, lengths_B=lengths_B)
+            x_BTD = output.x
+            outputs.append(output)
+        return outputs
+
+    def _run_documents(
+        self, tokens_BT: Tensor, state: State | None, observe: bool, segments_BT: Tensor, keep_states: bool
+    ) -> list[LayerOutput]:
+        """The same for padded or packed rows: every document is read as a row of its own, then put back."""
+        shape = tokens_BT.shape
+        pieces = split_documents(segments_BT, shape, carries=state is not None)
+        runs = [
+            self._run(piece.take(tokens_BT), state if piece.carries else None, observe, piece.lengths)
+            for piece in pieces
+        ]
+        joined: list[LayerOutput] = []
+        for index, (layer, *parts) in enumerate(zip(self._layers(), *runs, strict=True)):
+            place = partial(join_positions, pieces, shape=shape)
+            gates = [part.gate for part in parts if part.gate is not None]
+            observed = [part.activations for part in parts if part.activations is not None]
+            past = None if state is None else state.layers[index]
+            final = _end_states(index, layer.state_spec(shape[0]), past, pieces, parts) if keep_states else {}
+            joined.append(
+                LayerOutput(
+                    place([part.x for part in parts]),
+                    final,
+                    place(gates) if gates else None,
+                    LayerActivations.merge(observed, place) if observed else None,
+                )
+            )
+        return joined
 
     def _embed(self, tokens_BT: Tensor, state: State | None) -> Tensor:
         x_BTD: Tensor = self.embedding(tokens_BT)
@@ -221,3 +265,27 @@ def _check_tensor(path: StatePath, spec: StateSpec | None, tensor: Tensor | None
     if not spec.fits(tensor):
         dtype = str(tensor.dtype).removeprefix("torch.")
         raise StateError(f"{path} is {list(tensor.shape)} {dtype}; it must be {spec}")
+
+
+def _end_states(
+    index: int, spec: LayerSpec, past: LayerState | None, pieces: Sequence[Documents], parts: Sequence[LayerOutput]
+) -> dict[str, dict[str, Tensor]]:
+    """State of one layer after the last document of each row; ``past`` is what came in."""
+    ending = [(piece, part) for piece, part in zip(pieces, parts, strict=True) if len(piece.ended)]
+    final: dict[str, dict[str, Tensor]] = {branch: {} for branch in spec}
+    for branch, kinds in spec.items():
+        for kind, tensor_spec in kinds.items():
+            tensors = [part.state[branch][kind] for _, part in ending]
+            dim = tensor_spec.growing_dim
+            if dim is not None:
+                before = 0 if past is None else past[branch][kind].shape[dim]
+                lengths = {n + before * piece.carries for piece, _ in ending for n in piece.end_lengths()}
+                if len(lengths) > 1:
+                    raise StateError(
+                        f"{StatePath(index, branch, kind)} would hold {min(lengths)} to {max(lengths)} positions, but "
+                        "one state holds the same number for every row; give rows whose last documents are equally "
+                        "long, or ask for no state"
+                    )
+                tensors = [tensor.narrow(dim, 0, *lengths) for tensor in tensors]
+            final[branch][kind] = join_ends([piece for piece, _ in ending], tensors)
+    return final

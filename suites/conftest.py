@@ -5,6 +5,8 @@ import pytest
 from harness.plugin.settings import Settings
 from harness.plugin.settings import Subject as Described
 
+MAGNITUDE_WINDOWS, MAGNITUDE_LENGTH = 32, 128
+
 
 def _overrides(settings: Settings) -> list[str]:
     return [f"{key}={value}" for key, value in settings.overrides.items()]
@@ -126,4 +128,43 @@ def samples(bench, trained, require_hooks):
         require_hooks(model, "state")
         sample = bench.sample(seed, model)
         found.append((seed, sample, where | {"n": sample.num_windows, "n_clusters": sample.num_documents}))
+    return found
+
+
+@pytest.fixture
+def ablations(bench, trained, require_hooks, judge):
+    """``(seed, ablation, where)``: what the state of each branch of everything trained is worth to the next tokens."""
+    from fixtures.bench import SAMPLE_WINDOWS
+    from harness.interaction import StateAblation, ablate_states, branches_with_memory
+
+    windows = bench.windows(SAMPLE_WINDOWS.get(bench.subject.scale, 256))
+    found = []
+    for seed, model, where in trained:
+        require_hooks(model, "state")
+        if not branches_with_memory(model, bench.device):
+            judge.na("no branch has a state that lasts, so there is none to take away")
+        measured = bench.measured(
+            f"state ablation on {len(windows)} windows, seed {seed}",
+            StateAblation,
+            model,
+            lambda model=model, seed=seed: ablate_states(model, windows, device=bench.device, seed=seed),
+        )
+        found.append((seed, measured, where | {"n": measured.windows, "n_clusters": measured.documents}))
+    return found
+
+
+@pytest.fixture
+def magnitudes(bench, trained, require_hooks):
+    """``(magnitudes, where)`` of everything trained."""
+    from harness.state_size import Magnitudes, measure_magnitudes
+
+    found = []
+    for _, model, where in trained:
+        require_hooks(model, "state")
+        windows = bench.windows(MAGNITUDE_WINDOWS, MAGNITUDE_LENGTH)
+        sizes = bench.measured(
+            f"magnitudes of {MAGNITUDE_WINDOWS} windows of {MAGNITUDE_LENGTH}", Magnitudes, model,
+            lambda model=model, windows=windows: measure_magnitudes(model, windows, device=bench.device),
+        )  # fmt: skip
+        found.append((sizes, where | {"n": sizes.num_windows, "n_clusters": sizes.num_documents}))
     return found

@@ -75,6 +75,32 @@ def activation_shares(writes: Mapping[str, Tensor], documents: ArrayLike) -> dic
     return shares.shares()
 
 
+@dataclass
+class Moments:
+    """Mean square and variance of all entries of the tensors added, fp64; NaN when there is none."""
+
+    count: int = 0
+    total: float = 0.0
+    squares: float = 0.0
+
+    def add(self, values: Tensor) -> None:
+        """Take in a tensor of any shape."""
+        flat = values.detach().double().flatten()
+        self.count += flat.numel()
+        self.total += float(flat.sum())
+        self.squares += float(flat @ flat)
+
+    @property
+    def rms(self) -> float:
+        """Root of the mean square, in the unit of the values."""
+        return math.sqrt(self.squares / self.count) if self.count else math.nan
+
+    @property
+    def variance(self) -> float:
+        """Variance over all entries together: what differs between channels or layers counts as well."""
+        return max(self.squares / self.count - (self.total / self.count) ** 2, 0.0) if self.count else math.nan
+
+
 def smaller_share(ratio: float) -> float:
     """Share of the smaller of two parts in the given ratio, either way round: f = 1 / (1 + r), r >= 1. In [0, 1/2].
 

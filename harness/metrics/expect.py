@@ -5,7 +5,8 @@ import math
 
 def expect(what: str, got: float, want: float, within: float = 0.0) -> None:
     """Assert that ``got`` lies within an absolute distance of ``want``; for ``want`` NaN, that it is NaN."""
-    is_met = math.isnan(got) if math.isnan(want) else abs(got - want) <= within
+    # infinity minus itself is NaN
+    is_met = math.isnan(got) if math.isnan(want) else got == want or abs(got - want) <= within
     assert is_met, f"{what}: got {got:.9g}, expected {want:.9g}" + (f" within {within:g}" if within else " exactly")
 
 

@@ -1,6 +1,7 @@
 """Intervals: what is resampled is the document, the seed or the stretch of steps, never the token."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,6 +73,18 @@ class ClusterRatio:
                 "measure both models on the same windows"
             )
         return ClusterRatio(self.numerators - other.numerators, self.denominators, self.n)
+
+
+def pooled(ratios: Sequence[ClusterRatio]) -> ClusterRatio:
+    """One ratio over layers: each layer's sums are scaled to a total denominator of 1, so that none drowns the others.
+
+    States of different layers differ in scale by orders of magnitude, and scale means nothing.
+    """
+    # a layer whose sums are all zero has no ratio, and neither has the whole: NaN, which no limit admits
+    totals = [r.denominators.sum() or np.nan for r in ratios]
+    numerators = np.sum([r.numerators / total for r, total in zip(ratios, totals, strict=True)], axis=0)
+    denominators = np.sum([r.denominators / total for r, total in zip(ratios, totals, strict=True)], axis=0)
+    return ClusterRatio(numerators, denominators, ratios[0].n)
 
 
 def _expanded_tail(clusters: float, level: float) -> float:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 from harness.events import Event
 from harness.monitors.rule import Memory, Rule
@@ -24,10 +24,11 @@ class BranchMemory(Memory):
     raised: list[str] = field(default_factory=list)
 
 
-class _BranchRule(Rule[BranchMemory]):
-    """A rule on probe rows, branch by branch."""
+B = TypeVar("B", bound=BranchMemory)
 
-    memory_type = BranchMemory
+
+class _BranchRule(Rule[B]):
+    """A rule on probe rows, branch by branch."""
 
     def _hold(self, row: Mapping[str, Any], branch: str, evidence: str, probes: int) -> list[Event]:
         """STOP once the evidence (empty: healthy) was there for ``probes`` probes in a row, once an episode."""
@@ -41,14 +42,30 @@ class _BranchRule(Rule[BranchMemory]):
         return [self.event("STOP", row, evidence)]
 
 
-class Collapse(_BranchRule):
-    """A branch writes the same whatever it reads, or many of its channels never write."""
+@dataclass
+class CollapseMemory(BranchMemory):
+    """Besides, the learning rate of the last step and whether it was above the one before."""
+
+    lr: float | None = None
+    warming_up: bool = False
+
+
+class Collapse(_BranchRule[CollapseMemory]):
+    """A branch writes the same whatever it reads, or many of its channels never write.
+
+    Not judged while the learning rate rises: a model that has hardly moved writes what its biases and norms give it.
+    A sound GPT-2 of 3.5M shows rho = .0095 at step 20 of a warm-up of 50, .15 at its end and .18 at step 100.
+    """
 
     criterion = "collapse"
+    memory_type = CollapseMemory
 
     def observe(self, row: Mapping[str, Any]) -> list[Event]:
-        """Judge at every probe that measured ``rho_<branch>`` or ``dead_<branch>``."""
-        if row["kind"] != "probe" or row["step"] < WRITES_FROM_STEP:
+        """Judge at every probe after the warm-up that measured ``rho_<branch>`` or ``dead_<branch>``."""
+        m = self.memory
+        if row["kind"] == "step":
+            m.warming_up, m.lr = m.lr is not None and row["lr"] > m.lr, row["lr"]
+        if row["kind"] != "probe" or row["step"] < WRITES_FROM_STEP or m.warming_up:
             return []
         events: list[Event] = []
         for branch in _branches(row, "rho_", "dead_"):
@@ -64,10 +81,11 @@ class Collapse(_BranchRule):
         return events
 
 
-class DeadBranch(_BranchRule):
+class DeadBranch(_BranchRule[BranchMemory]):
     """Taking the state of a branch away changes nothing and it carries no information, at three probes in a row."""
 
     criterion = "dead_branch"
+    memory_type = BranchMemory
 
     def observe(self, row: Mapping[str, Any]) -> list[Event]:
         """Judge at every probe that has both the ablation's interval and the information share."""

@@ -11,13 +11,14 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from harness.errors import HarnessError
 from harness.records import Status
 
 POLL_SECONDS = 0.1
 
 
 class Board:
-    """Plan, finished items and published runs of a session.
+    """Plan, finished items, published runs and figures of a session.
 
     waits  whether an item may wait for one that runs in another process. True only where items are handed out in
            order, so that what is waited for is always running or about to.
@@ -67,6 +68,24 @@ class Board:
         """All published runs, in a stable order."""
         runs = [json.loads(path.read_text()) for path in self.directory.glob("run-*.json")]
         return sorted(runs, key=lambda run: (str(run["name"]), int(run["seed"])))
+
+    def publish_figure(self, figure: dict[str, str]) -> None:
+        """Publish a figure ``{"name", "check", "nodeid", "figure"}``; an item that runs again replaces its own.
+
+        Raises HarnessError when another item has published under that name: one of the two would be lost.
+        """
+        taken = self.directory / f"figure-{figure['name']}.json"
+        owner = json.loads(taken.read_text())["nodeid"] if taken.exists() else figure["nodeid"]
+        if owner != figure["nodeid"]:
+            raise HarnessError(
+                f"the figure {figure['name']!r} is published by {owner} already; "
+                "name it after what it shows: check, branch, seed"
+            )
+        self._write(taken.stem, figure)
+
+    def figures(self) -> list[dict[str, str]]:
+        """All published figures, by name."""
+        return [json.loads(path.read_text()) for path in sorted(self.directory.glob("figure-*.json"))]
 
     def _name(self, nodeid: str) -> str:
         return hashlib.sha256(nodeid.encode()).hexdigest()[:32]

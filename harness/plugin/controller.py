@@ -7,7 +7,7 @@ import pytest
 
 from harness.plugin.board import Board, group_by_check
 from harness.plugin.judge import RECORD
-from harness.plugin.settings import SETTINGS, TABLES, describe_subject
+from harness.plugin.settings import BASELINE, SETTINGS, TABLES, describe_subject
 from harness.records import Record, Status
 from harness.report import Report, RunFacts
 
@@ -120,6 +120,9 @@ class Controller:
             other_failures=self.plain_failures,
             interrupted=interrupted,
             runs=self.board.runs(),
+            figures=self.board.figures(),
+            baseline=self.config.stash.get(BASELINE, None),
+            baseline_name=str(settings.baseline or ""),
             provenance={
                 **collect(settings.device),
                 "seeds": list(settings.seeds),

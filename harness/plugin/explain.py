@@ -4,7 +4,7 @@ import textwrap
 
 from harness.checks import MARKERS, Check, Checks
 from harness.plugin.settings import Tables
-from harness.report import format_band
+from harness.wording import format_band
 
 WIDTH = 100
 

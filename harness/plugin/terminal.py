@@ -8,8 +8,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from harness.comparison import Comparison
 from harness.records import Status
-from harness.report import CheckResult, Report, format_band, format_measurement, label
+from harness.report import DECISION_FILES, STATEFULNESS_FILES, CheckResult, Report
+from harness.wording import format_band, format_measurement, format_number, label
 
 STYLES = {
     "PASS": "green",
@@ -19,6 +21,7 @@ STYLES = {
     "MISSING": "bold magenta",
     "INCOMPLETE": "bold magenta",
 }
+MOST_CHANGES = 8
 WITH_ADVICE = (Status.FAIL, Status.INVALID, Status.MISSING, Status.WARN)
 
 
@@ -39,7 +42,11 @@ def write_summary(reporter: pytest.TerminalReporter, report: Report, directory: 
     for result in report.checks:
         if result.status in WITH_ADVICE:
             _advise(console, result)
-    console.print(f"report  {directory / 'decision.html'}   ({report.provenance['wall_s']:.0f} s)", soft_wrap=True)
+    if report.comparison:
+        _compare(console, report.comparison)
+    if STATEFULNESS_FILES[0] in report.documents:
+        console.print(f"state   {directory / STATEFULNESS_FILES[0]}", soft_wrap=True)
+    console.print(f"report  {directory / DECISION_FILES[0]}   ({report.provenance['wall_s']:.0f} s)", soft_wrap=True)
     reporter.section("groundthink")
     assert isinstance(console.file, io.StringIO)
     reporter.write(console.file.getvalue())
@@ -73,3 +80,23 @@ def _limit(band: tuple[float, float], calibrated: bool) -> str:
 
 def _advise(console: Console, result: CheckResult) -> None:
     console.print(Text(f"{result.id}  again  {result.rerun}"), soft_wrap=True)
+
+
+def _compare(console: Console, comparison: Comparison) -> None:
+    """What changed since the baseline, the largest first."""
+    console.print(Text(f"since {comparison.baseline}: {comparison.summary}"), soft_wrap=True)
+    for remark in comparison.remarks:
+        console.print(Text(f"  {remark}", style="dim"))
+    claims = comparison.those("changed")
+    if not claims:
+        return
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("changed", "now", "then", "by", "noises", ""):
+        table.add_column(column, overflow="fold", no_wrap=column not in ("changed",))
+    for change in claims[:MOST_CHANGES]:
+        now, then = format_number(change.now.value), format_number(change.then.value)
+        noises = f"{change.in_noises:.1f}" if change.noise is not None else "exact"
+        style = {"better": "green", "worse": "yellow"}.get(change.tendency, "")
+        row = (change.now.where, now, then, f"{change.delta:+.3g}", noises, Text(change.tendency, style=style))
+        table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
+    console.print(table)

@@ -24,8 +24,17 @@ class CausalAttention(Mixer):
         for linear in (self.qkv, self.output):
             start_bias_at_zero(linear)
 
-    def forward(self, u_BTD: Tensor, state: MixerState | None = None, observe: bool = False) -> MixerOutput:
-        """Attend. There is nothing to observe: a key-value state neither decays nor is rewritten."""
+    def forward(
+        self,
+        u_BTD: Tensor,
+        state: MixerState | None = None,
+        observe: bool = False,
+        lengths_B: Tensor | None = None,
+    ) -> MixerOutput:
+        """Attend. There is nothing to observe: a key-value state neither decays nor is rewritten.
+
+        ``lengths_B`` needs no mask: padding comes after all real positions, and those look back only.
+        """
         B, T, D = u_BTD.shape
         qkv_3BHTP = self.qkv(u_BTD).view(B, T, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
         q_BHTP, k_BHTP, v_BHTP = qkv_3BHTP.unbind(0)

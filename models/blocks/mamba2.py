@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 import kernels
 from models.blocks.innovation import ssd_innovation
+from models.blocks.lengths import last_inputs, padding_mask
 from models.blocks.mixer import Mixer, MixerOutput, MixerState, StateSpec
 from models.blocks.parameters import state_dtype, undecayed
 from models.config import Mamba2Config
@@ -54,18 +55,29 @@ class Mamba2Mixer(Mixer):
         with torch.no_grad():
             self.out_proj.weight.div_(math.sqrt(num_residuals))
 
-    def forward(self, u_BTD: Tensor, state: MixerState | None = None, observe: bool = False) -> MixerOutput:
+    def forward(
+        self,
+        u_BTD: Tensor,
+        state: MixerState | None = None,
+        observe: bool = False,
+        lengths_B: Tensor | None = None,
+    ) -> MixerOutput:
         """Mix ``u_BTD``; see the class for the equations and the state."""
         B, T, _ = u_BTD.shape
-        z_BTI, xBC_BTC, dt_BTH = torch.split(self.in_proj(u_BTD), self.widths, dim=-1)
+        z_BTI, input_BTC, dt_BTH = torch.split(self.in_proj(u_BTD), self.widths, dim=-1)
         conv_BCw = None if state is None else state["conv"]
-        xBC_BTC, final_BCw = kernels.causal_conv1d(xBC_BTC, self.conv_weight, self.conv_bias, conv_BCw)
+        xBC_BTC, final_BCw = kernels.causal_conv1d(input_BTC, self.conv_weight, self.conv_bias, conv_BCw)
         x_BTI, B_BTI, C_BTI = torch.split(xBC_BTC, self.conv_widths, dim=-1)
         x_BTHP = x_BTI.reshape(B, T, self.num_heads, self.head_dim)
         B_BTGN = B_BTI.reshape(B, T, self.num_groups, self.d_state)
         C_BTGN = C_BTI.reshape(B, T, self.num_groups, self.d_state)
         dt_BTH = F.softplus(dt_BTH + self.dt_bias)
         A_H = -torch.exp(self.A_log)
+        if lengths_B is not None:  # padding writes nothing and forgets nothing
+            dt_BTH = dt_BTH.masked_fill(padding_mask(lengths_B, T)[..., None], 0.0)
+            before_BwC = None if conv_BCw is None else conv_BCw.transpose(1, 2)
+            tail_BwC = last_inputs(input_BTC.to(final_BCw.dtype), lengths_B, final_BCw.shape[2], before_BwC)
+            final_BCw = tail_BwC.transpose(1, 2)
 
         initial_BHPN = None if state is None else state["ssm"]
         y_BTHP, final_BHPN = kernels.ssd(x_BTHP, dt_BTH, A_H, B_BTGN, C_BTGN, initial_BHPN)

@@ -12,7 +12,10 @@ MixerState = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class StateSpec:
-    """Shape and dtype of one state tensor. A dimension of None is free; a dtype of None is any floating one."""
+    """Shape and dtype of one state tensor. A dtype of None is any floating one.
+
+    A dimension of None is free: it grows by one with each position, as keys and values do.
+    """
 
     shape: tuple[int | None, ...]
     dtype: torch.dtype | None
@@ -21,6 +24,11 @@ class StateSpec:
         """The tensor before the first token; free dimensions are empty."""
         shape = [0 if size is None else size for size in self.shape]
         return torch.zeros(shape, device=device, dtype=self.dtype or default_dtype)
+
+    @property
+    def growing_dim(self) -> int | None:
+        """The free dimension, None where there is none."""
+        return self.shape.index(None) if None in self.shape else None
 
     def fits(self, tensor: Tensor) -> bool:
         """Whether a tensor may take this place."""
@@ -50,10 +58,21 @@ class MixerOutput:
 
 
 class Mixer(nn.Module, ABC):
-    """A sequence mixer. ``state`` None means zeros; ``observe`` adds observations and changes nothing else."""
+    """A sequence mixer. ``state`` None means zeros; ``observe`` adds observations and changes nothing else.
+
+    ``lengths_B`` None means that all positions are real. Else row b is padding from position ``lengths_B[b]`` on:
+    padding changes no output before it, and the final state is the one after the last real position. A state that
+    grows holds the padding too, at its end, and the stack cuts it off.
+    """
 
     @abstractmethod
-    def forward(self, u_BTD: Tensor, state: MixerState | None = None, observe: bool = False) -> MixerOutput:
+    def forward(
+        self,
+        u_BTD: Tensor,
+        state: MixerState | None = None,
+        observe: bool = False,
+        lengths_B: Tensor | None = None,
+    ) -> MixerOutput:
         """Mix the positions of ``u_BTD``."""
 
     @abstractmethod

@@ -6,9 +6,10 @@ from torch import Tensor, nn
 
 import kernels
 from models.blocks.innovation import wkv6_innovation
+from models.blocks.lengths import padding_mask
 from models.blocks.mixer import Mixer, MixerOutput, MixerState, StateSpec
 from models.blocks.parameters import state_dtype, undecayed
-from models.blocks.token_shift import shift_difference
+from models.blocks.token_shift import last_input, shift_difference
 from models.config import Rwkv6Config
 
 # The reference uses 1e-5 * head_size_divisor^2 with a divisor of 8, whatever the head size.
@@ -62,11 +63,18 @@ class Rwkv6TimeMix(Mixer):
         self.norm_weight = undecayed(torch.full((d_model,), ((1 + layer_index) / num_layers) ** 0.7))
         self.norm_bias = undecayed(torch.zeros(d_model))
 
-    def forward(self, u_BTD: Tensor, state: MixerState | None = None, observe: bool = False) -> MixerOutput:
+    def forward(
+        self,
+        u_BTD: Tensor,
+        state: MixerState | None = None,
+        observe: bool = False,
+        lengths_B: Tensor | None = None,
+    ) -> MixerOutput:
         """Mix ``u_BTD``; see the class for the equations and the state."""
         B, T, D = u_BTD.shape
         heads = (B, T, self.num_heads, self.head_size)
-        x_w, x_k, x_v, x_r, x_g = self._mixed_inputs(u_BTD, None if state is None else state["shift_att"])
+        previous_BD = None if state is None else state["shift_att"]
+        x_w, x_k, x_v, x_r, x_g = self._mixed_inputs(u_BTD, previous_BD)
 
         r_BTHK = self.receptance(x_r).view(heads)
         k_BTHK = self.key(x_k).view(heads)
@@ -74,6 +82,9 @@ class Rwkv6TimeMix(Mixer):
         g_nD = F.silu(self.gate(x_g))
         # the sum stays out of the matrix product: under autocast that would round the decay to bf16
         log_w_BTHK = -torch.exp(self.time_decay + torch.tanh(x_w @ self.decay_w1) @ self.decay_w2).view(heads)
+        if lengths_B is not None:  # padding writes nothing and forgets nothing
+            padding_BT11 = padding_mask(lengths_B, T)[..., None, None]
+            k_BTHK, log_w_BTHK = k_BTHK.masked_fill(padding_BT11, 0.0), log_w_BTHK.masked_fill(padding_BT11, 0.0)
 
         initial_BHKV = None if state is None else state["wkv"]
         y_BTHV, final_BHKV = kernels.wkv6(r_BTHK, k_BTHK, v_BTHV, log_w_BTHK, self.bonus, initial_BHKV)
@@ -81,7 +92,7 @@ class Rwkv6TimeMix(Mixer):
             y_BTHV.reshape(B * T, D), self.num_heads, self.norm_weight, self.norm_bias, eps=GROUP_NORM_EPS
         )
         out_BTD = self.output(y_nD * g_nD).view(B, T, D)
-        final = {"wkv": final_BHKV, "shift_att": u_BTD[:, -1]}
+        final = {"wkv": final_BHKV, "shift_att": last_input(u_BTD, previous_BD, lengths_B)}
         if not observe:
             return MixerOutput(out_BTD, final)
         return MixerOutput(out_BTD, final, log_w_BTHK.exp(), wkv6_innovation(k_BTHK, v_BTHV, log_w_BTHK, initial_BHKV))
@@ -124,9 +135,11 @@ class Rwkv6ChannelMix(nn.Module):
         nn.init.zeros_(self.receptance.weight)
         nn.init.zeros_(self.value.weight)
 
-    def forward(self, u_BTD: Tensor, previous_BD: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, u_BTD: Tensor, previous_BD: Tensor | None = None, lengths_B: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The output ``[B,T,D]`` and the next ``shift_ffn``."""
         s_BTD = shift_difference(u_BTD, previous_BD)
         k_BTF = torch.relu(self.key(torch.addcmul(u_BTD, s_BTD, self.maa_k))).square()
         r_BTD = torch.sigmoid(self.receptance(torch.addcmul(u_BTD, s_BTD, self.maa_r)))
-        return r_BTD * self.value(k_BTF), u_BTD[:, -1]
+        return r_BTD * self.value(k_BTF), last_input(u_BTD, previous_BD, lengths_B)

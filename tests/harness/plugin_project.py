@@ -16,7 +16,7 @@ claim = "claim of {id}"
 why = "why of {id}"
 method = "method of {id}"
 needs = {needs}
-suite = "gates"
+suite = "{suite}"
 file = "test_{file}.py"
 scales = {scales}
 hard_gate = false
@@ -67,7 +67,8 @@ def pytest_groundthink_describe_subject(settings):
 
 def check_row(check_id: str, **fields: object) -> str:
     """One row of a table of checks."""
-    row = {"needs": [], "scales": ["3.5M", "8M"], "branches": "any", "known_answers": [], "file": check_id.lower()}
+    row = {"needs": [], "scales": ["3.5M", "8M"], "branches": "any", "known_answers": []}
+    row |= {"suite": "gates", "file": check_id.lower()}
     return CHECKS.format(id=check_id, **{**row, **fields})
 
 

@@ -32,6 +32,19 @@ def test_overrides_are_typed_as_yaml_and_the_last_one_wins():
     assert (config.train.batch_tokens.cpu, config.train.batch_tokens.cuda) == (256, 16384)
 
 
+def test_a_shorter_training_keeps_those_checkpoints_of_the_preset_that_it_reaches():
+    assert load_preset("tiny").train.checkpoint_steps == (50, 200, 500)
+    assert load_preset("tiny", ["train.steps=200"]).train.checkpoint_steps == (50, 200)
+    asked_for = ["train.steps=300", "train.checkpoint_steps=[50, 200, 500]"]
+    with pytest.raises(ConfigError, match=r"checkpoint_steps must lie in 1 \.\. 300"):
+        load_preset("tiny", asked_for)
+
+
+def test_a_training_is_probed_about_twenty_times_by_default():
+    config = load_preset("tiny")
+    assert config.train.steps / config.monitors.probe_every == 20
+
+
 @pytest.mark.parametrize(
     ("override", "parts"),
     [

@@ -226,6 +226,18 @@ def test_an_output_projection_that_starts_at_zero_is_no_collapse():
     assert [e.kind for e in monitors().observe(probe(step=5, rho_rwkv=math.nan))] == ["STOP"]
 
 
+def test_collapse_is_not_judged_while_the_learning_rate_rises():
+    def met(*rates):
+        watching = monitors()
+        for step, lr in enumerate(rates, start=21):
+            watching.observe({"kind": "step", "step": step, "loss": 5.0, "lr": lr, "grad_norm": 1.0})
+        return [event.criterion for event in watching.observe(probe(step=30, rho_rwkv=0.001))]
+
+    assert met(1e-3, 1.1e-3) == []
+    assert met(1e-3, 1.1e-3, 1.1e-3) == ["collapse"]
+    assert met(1e-3, 0.9e-3) == ["collapse"]
+
+
 @pytest.mark.parametrize(
     ("low", "high", "share"), [(0.001, 0.01, 0.01), (-0.01, 0.01, 0.2)], ids=["ablation hurts", "carries information"]
 )

@@ -9,8 +9,9 @@ import torch
 from plugin_project import ROOT, Project
 
 from harness.checks import SCALES
+from harness.comparison import Metrics
 from harness.errors import HarnessError
-from harness.plugin.settings import Settings, parse_overrides, scale_of, seeds_of
+from harness.plugin.settings import Settings, log_states_override, parse_overrides, scale_of, seeds_of
 
 
 @pytest.fixture
@@ -52,6 +53,37 @@ def test_a_word_that_is_no_marker_is_refused_with_the_near_one():
 
 def test_overrides_keep_what_was_typed():
     assert parse_overrides(["train.steps=2000", "data.corpus=a=b"]) == {"train.steps": "2000", "data.corpus": "a=b"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], {}),
+        (["--log-states"], {"monitors.probe_every": "10"}),
+        (["--log-states=3"], {"monitors.probe_every": "3"}),
+        (["--set", "train.steps=60", "--log-states", "7"], {"train.steps": "60", "monitors.probe_every": "7"}),
+    ],
+)
+def test_log_states_sets_how_often_a_training_is_probed(project, arguments, expected):
+    project.suite(
+        test_a1="@check('A1')\ndef test_it(judge, settings):\n"
+        f"    judge.holds('set', settings.overrides == {expected})\n"
+    )
+    assert project.run(*arguments).ret == 0
+    assert project.report.records[0].status == "PASS"
+
+
+@pytest.mark.parametrize("every", ["0", "-1", "2.5", "suites/a"])
+def test_log_states_refuses_what_is_no_number_of_steps(every):
+    with pytest.raises(
+        HarnessError, match=r"--log-states .*write --log-states=10, or give --log-states after the paths"
+    ):
+        log_states_override(every)
+
+
+def test_log_states_and_the_key_it_sets_are_not_both_given():
+    with pytest.raises(HarnessError, match=r"monitors\.probe_every is given twice"):
+        parse_overrides(["monitors.probe_every=5", *log_states_override("10")])
 
 
 @pytest.mark.parametrize("pair", ["train.steps", "=3", "steps=3", "train.steps=", "train..steps=3", "Train.steps=3"])
@@ -102,6 +134,8 @@ def test_the_rerun_command_names_everything_that_was_not_a_default(tmp_path):
         (["--checkpoint", "gone"], "--checkpoint gone: there is no such file"),
         (["--store", "conftest.py/store"], "--store conftest.py/store: cannot write there"),
         (["--report", "conftest.py/out"], "--report conftest.py/out: cannot write there"),
+        (["--baseline", "gone"], "--baseline gone: cannot read gone"),
+        (["--baseline", "conftest.py"], "conftest.py does not hold the numbers of a run"),
         (["--device", "tpu"], "invalid choice: 'tpu'"),
         (["--explain", "A2"], "no check has the id 'A2'; did you mean A1"),
     ],
@@ -111,6 +145,16 @@ def test_bad_usage_is_exit_4_and_one_clear_message(project, arguments, message):
     assert result.ret == 4
     assert message in result.stderr.str()
     assert "Traceback" not in result.stderr.str()
+
+
+@pytest.mark.slow
+def test_a_baseline_of_another_scale_is_bad_usage(project):
+    metrics = Metrics(model="GF-MH", scale="8M", corpus="sotu", metrics=[])
+    (project.pytester.path / "metrics.json").write_text(metrics.model_dump_json())
+    result = project.run("--baseline", "metrics.json")
+    assert result.ret == 4
+    assert "was measured at 8M, this run is at 3.5M" in result.stderr.str()
+    assert "run with -m small" in result.stderr.str()
 
 
 @pytest.mark.slow

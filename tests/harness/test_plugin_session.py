@@ -5,6 +5,8 @@ import xml.etree.ElementTree as ET
 import pytest
 from plugin_project import ROOT, Project, check_row
 
+from harness.figures import figure_from_json
+
 FOUR_TIMES = "\n@pytest.mark.parametrize('i', range(4))\n"
 WORKERS = pytest.mark.parametrize("workers", ["0", "2"])
 
@@ -182,3 +184,57 @@ def test_published_runs_reach_the_report_once(project, tmp_path):
     assert project.run("-n", "2").ret == 0
     assert project.report.plots == ["plots/run-0-seed-0.png"]
     assert (project.report_dir / "plots" / "run-0-seed-0.png").stat().st_size > 1000
+
+
+FIGURE = (
+    "from harness.figures import LineFigure\n@check('A1')\n@pytest.mark.parametrize('i', range(4))\n"
+    "def test_1(judge, publish_figure, i):\n"
+    "    publish_figure({name}, LineFigure('T', 'x', 'y', {{'': {{'a': [(0, i), (1, 2)]}}}}))\n"
+    "    judge('ratio', 1.0)\n"
+)
+
+
+@pytest.mark.slow
+@WORKERS
+def test_published_figures_reach_the_report_from_every_worker(project, workers):
+    project.suite(test_a1=FIGURE.format(name="f'figure-{i}'"))
+    assert project.run("-n", workers).ret == 0
+    figures = project.report.figures
+    assert [(figure.name, figure.check, figure.image) for figure in figures] == [
+        (f"figure-{i}", "A1", f"plots/figure-{i}.png") for i in range(4)
+    ]
+    for i, figure in enumerate(figures):
+        assert (project.report_dir / figure.image).stat().st_size > 1000
+        assert figure_from_json((project.report_dir / figure.data).read_text()).panels[""]["a"] == [(0, i), (1, 2)]
+    assert (project.report_dir / "decision.html").read_text().count("data:image/png") == 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("'one'", "the figure 'one' is published by"), ("'A b'", "figure name 'A b': use lower-case letters")],
+)
+def test_a_figure_needs_a_name_of_its_own(project, name, reason):
+    project.suite(test_a1=FIGURE.format(name=name))
+    assert project.run().ret == 11
+    assert project.statuses == {"A1": "INVALID"}
+    assert any(reason in record.note for record in project.report.records)
+
+
+@pytest.mark.slow
+def test_a_baseline_is_shown_and_changes_no_status(project, monkeypatch):
+    project.suite(
+        test_a1="@check('A1')\ndef test_1(judge):\n"
+        "    value = float(os.environ['RATIO'])\n    judge('ratio', value, ci=(value - .1, value + .1))\n"
+    )
+    monkeypatch.setenv("RATIO", "1.0")
+    assert project.run().ret == 0
+    project.report_dir.rename(project.pytester.path / "earlier")
+    monkeypatch.setenv("RATIO", "2.0")
+    result = project.run("--baseline", "earlier")
+    assert result.ret == 0
+    assert project.statuses == {"A1": "PASS"}
+    (change,) = project.report.comparison.changes
+    assert (change.verdict, change.delta) == ("changed", 1.0)
+    result.stdout.fnmatch_lines(["since earlier: 1 numbers compared: 1 changed*", "A1.ratio*2*1*+1*"])
+    assert "## Since earlier" in (project.report_dir / "decision.md").read_text()

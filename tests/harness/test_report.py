@@ -9,13 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from plugin_project import check_row
 
+from harness.baseline import load_baseline
 from harness.checks import load_checks
+from harness.figures import LineFigure, figure_from_json, figure_to_json
 from harness.plots import exponential_average
 from harness.records import Limits, Record, Status
 from harness.render import write_report
-from harness.report import RunFacts, build_report, decide, format_band, format_measurement, label
+from harness.report import METRICS_FILE, THRESHOLDS_FILE, Report, RunFacts, build_report, decide
 from harness.rescore import main, rescore
 from harness.thresholds import judge_value, load_thresholds
+from harness.wording import format_band, format_measurement, label
 
 TABLE = """
 [A1.ratio]
@@ -186,6 +189,70 @@ def test_curves_go_into_the_page_and_a_lost_log_costs_only_its_figure(tables, tm
     assert report.plots == ["plots/run-0-seed-0.png"]
     assert "data:image/png;base64," in (tmp_path / "out" / "decision.html").read_text()
     assert any("no curves of GF-MH, seed 1" in stamp for stamp in report.stamps)
+
+
+def figure(name="f", check="A1", points=((0, 1.0), (1, 2.0))):
+    drawn = LineFigure("title <b>", "x", "y", {"": {"a": list(points)}})
+    return {"name": name, "check": check, "nodeid": "a", "figure": figure_to_json(drawn)}
+
+
+def test_a_figure_is_kept_as_numbers_and_shown_with_its_check(tables, tmp_path):
+    out = tmp_path / "out"
+    published = [figure("one"), figure("none", points=((0, math.nan),))]
+    report = write_report(facts(measured(1.0), figures=published), *tables, out)
+    assert [(f.name, f.image, f.data) for f in report.figures] == [
+        ("one", "plots/one.png", "plots/one.json"),
+        ("none", "", "plots/none.json"),
+    ]
+    assert figure_from_json((out / "plots" / "one.json").read_text()).title == "title <b>"
+    assert "figure none is not drawn: title <b>: no point can be drawn" in report.stamps
+    html = (out / "decision.html").read_text()
+    assert html.count("data:image/png;base64,") == 1
+    assert 'alt="title &lt;b&gt;: y over x. From first to last point: a: 1 to 2."' in html
+    assert "(plots/one.png)" in (out / "decision.md").read_text()
+
+
+def test_a_run_without_state_checks_has_no_page_of_the_state(tables, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "statefulness.html").write_text("of an earlier run")
+    report = write_report(facts(measured(1.0)), *tables, out)
+    assert report.documents == ["decision.html", "decision.md"]
+    assert not (out / "statefulness.html").exists()
+    assert "statefulness" not in (out / "decision.html").read_text()
+
+
+def test_the_numbers_of_a_report_are_those_of_its_records(tables, tmp_path):
+    out = tmp_path / "out"
+    write_report(facts(measured(1.0, (0.9, 1.1)), claim(Status.PASS)), *tables, out)
+    kept = load_baseline(out)
+    assert [(m.check, m.value, m.ci) for m in kept.metrics] == [("A1", 1.0, (0.9, 1.1)), ("B1", 1.0, None)]
+    assert (kept.model, kept.scale, kept.git_sha) == ("GF-MH", "3.5M", "0" * 40)
+    (out / METRICS_FILE).unlink()
+    assert load_baseline(out) == kept, "an older report gives them from its records"
+
+
+def test_a_baseline_is_shown_in_every_document_and_decides_nothing(tables, tmp_path):
+    out = tmp_path / "out"
+    before = build_report(facts(measured(1.0, (0.9, 1.1)), measured(1.0, layer=1)), tables[0])
+    now = facts(measured(2.0, (1.9, 2.1)), baseline=before.metrics, baseline_name="a|<dir>")
+    report = write_report(now, *tables, out)
+    assert (report.outcome, report.exit_code) == ("PASS", 0)
+    assert [change.verdict for change in report.comparison.changes] == ["changed"]
+    html, markdown = (out / "decision.html").read_text(), (out / "decision.md").read_text()
+    assert "Since a|&lt;dir&gt;" in html
+    assert "<dir>" not in markdown
+    for text in (html, markdown):
+        assert "1 numbers compared: 1 changed" in text
+        assert "Only in the baseline: A1.ratio[layer 1, seed 0]" in text
+    assert "no baseline" not in html
+    assert rescore(out) == [f"{THRESHOLDS_FILE} is not the file whose hash the report recorded"]
+    assert Report.model_validate_json((out / "report.json").read_text()).comparison == report.comparison
+
+
+def test_a_report_of_before_figures_and_baselines_is_still_judged_again(saved):
+    edit(saved, lambda content: [content.pop(name) for name in ("figures", "documents", "comparison")])
+    assert rescore(saved) == []
 
 
 def test_the_smoothed_loss_is_unbiased_and_shows_gaps():

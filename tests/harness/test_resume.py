@@ -96,6 +96,8 @@ def test_a_killed_training_goes_on_bit_equal_in_a_new_process(straight, tmp_path
     assert [path.name for path in (tmp_path / "resume").iterdir()] == ["step-000010"]
     assert run_toy(tmp_path) == 0
     assert [row["step"] for row in read_rows(tmp_path, "step")] == list(range(1, 21))
+    # step 10 was probed before its checkpoint and is not probed again
+    assert [row["step"] for row in read_rows(tmp_path, "probe")] == [5, 10, 15, 20]
     assert differences(tmp_path, straight) == []
 
 

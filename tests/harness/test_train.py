@@ -258,14 +258,14 @@ def test_a_stop_is_recorded_and_the_run_goes_on(tmp_path):
     _, outcome = toy_train(tmp_path, monitors=[Rule(6)])
     assert (outcome.status, outcome.steps) == ("finished", 20)
     (event,) = read_rows(tmp_path, "event")
-    # 6 step rows and the evaluations at 0 and 4
-    assert event == {"kind": "event", "severity": "STOP", "criterion": "rule", "step": 6, "evidence": "seen 8"}
+    # 6 step rows, the evaluations at 0 and 4 and the probe at 5
+    assert event == {"kind": "event", "severity": "STOP", "criterion": "rule", "step": 6, "evidence": "seen 9"}
 
 
 def test_a_stop_ends_the_run_when_asked_to(tmp_path):
     config = toy_config(monitors={"stop": True})
     model, outcome = toy_train(tmp_path, config=config, monitors=[Rule(6)])
-    assert (outcome.status, outcome.steps, outcome.reason) == ("stopped", 6, "rule: seen 8")
+    assert (outcome.status, outcome.steps, outcome.reason) == ("stopped", 6, "rule: seen 9")
     fresh, again = toy_train(tmp_path, config=config, monitors=[Rule(6)])
     assert again == outcome
     assert torch.equal(fresh.mixer.weight, model.mixer.weight)

@@ -68,7 +68,7 @@ def toy_config(train: dict | None = None, monitors: dict | None = None) -> RunCo
         "data": {"corpus": "toy", "vocab_size": VOCAB, "seq_len": 16},
         "train": {**fast, **(train or {})},
         "eval": {"every_steps": 4, "tokens": 200, "final_tokens": 500},
-        "monitors": {"update_every": 5, **(monitors or {})},
+        "monitors": {"update_every": 5, "probe_every": 5, **(monitors or {})},
     }
     return validate_config(raw, "toy")
 
@@ -102,12 +102,22 @@ class Poison(TrainingPatch):
                 model.mixer.weight.fill_(math.nan)
 
 
+def toy_probe(model: nn.Module) -> dict[str, object]:
+    """What a probe row may hold: numbers, lists by layer, nested; dropout would draw from the random state here."""
+    tokens_BT = torch.arange(12, device=model.head.weight.device).view(2, 6)
+    logits_BTV = model(tokens_BT)
+    states_1BD = model.recurrent(model.embedding(tokens_BT))[1]
+    rms = float(states_1BD.square().mean().sqrt())
+    return {"rho_rwkv": float(logits_BTV.std()), "gate_mean": [None, 0.25], "state_rms": {"rwkv": [[rms], None]}}
+
+
 def toy_train(
-    directory: Path, *, config: RunConfig | None = None, seed: int = 3, device: str = "cpu", **options
+    directory: Path, *, config: RunConfig | None = None, seed: int = 3, device: str = "cpu", probe=toy_probe, **options
 ) -> tuple[ToyModel, TrainOutcome]:
     with seeded(seed):
         model = ToyModel()
-    outcome = train(model, toy_dataset(), config or toy_config(), directory, seed=seed, device=device, **options)
+    config = config or toy_config()
+    outcome = train(model, toy_dataset(), config, directory, seed=seed, device=device, probe=probe, **options)
     return model, outcome
 
 

@@ -21,14 +21,16 @@ def wake(model: nn.Module, seed: int = 0) -> nn.Module:
     return model
 
 
+def awake(name: str, double: bool = True) -> nn.Module:
+    """A registry model with every part awake."""
+    torch.manual_seed(0)
+    model = wake(get_model(name, vocab_size=VOCAB_SIZE))
+    return model.double() if double else model
+
+
 @pytest.fixture
 def awake_model() -> Callable[..., nn.Module]:
-    def build(name: str, double: bool = True) -> nn.Module:
-        torch.manual_seed(0)
-        model = wake(get_model(name, vocab_size=VOCAB_SIZE))
-        return model.double() if double else model
-
-    return build
+    return awake
 
 
 @pytest.fixture

@@ -30,9 +30,9 @@ def tokens_BT():
     return torch.randint(0, 50, (3, 14), generator=torch.Generator().manual_seed(1))
 
 
-def test_the_example_offers_every_hook_but_activations(model):
+def test_the_example_offers_every_hook_but_activations_and_segments(model):
     assert isinstance(model, StatefulModel)
-    assert capabilities(model) == frozenset(HOOKS) - {"activations"}
+    assert capabilities(model) == frozenset(HOOKS) - {"activations", "segments"}
     assert tuple(model.branch_modules()) == model.branches == model.init_state(2).branches
 
 

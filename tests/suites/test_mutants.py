@@ -7,7 +7,9 @@ from fixtures.mutants import LATE_STEP, MUTANTS
 from harness.checks import load_checks
 
 SHORT = (*SMALL, "--set", f"train.steps={LATE_STEP + 10}")
-SPIKED = (*SMALL, "--set", f"train.steps={2 * LATE_STEP + 230}")
+SPIKED = (*SMALL, "--set", f"train.steps={2 * LATE_STEP + 230}", "--set", "monitors.probe_every=10")
+# with enough looks at the states to see how they move at the end
+PROBED = (*SHORT, "--set", "monitors.probe_every=2")
 
 # mutant -> the metric that must see it, the tests to select, and the size of the run
 SEEN_BY = {
@@ -23,7 +25,31 @@ SEEN_BY = {
     "frozen_state": ("state_motion", "g3_5 and moves", SHORT),
     "dead_rwkv": ("state_sensitivity", "g4 and keeps", SHORT),
     "dead_mamba": ("state_sensitivity", "g4 and keeps", SHORT),
+    "state_is_proxy": ("round_trip_error", "s0 and remembers and fresh and float32", SHORT),
+    "state_bf16": ("low_precision_tensors", "s0 and precision and fresh and float32", SHORT),
+    "wrong_position_state": ("round_trip_error", "s0 and remembers and fresh and float32", SHORT),
+    "growing_state": ("write_ratio", "s1_magnitude and written", SHORT),
+    "clock_state": ("pair_distance", "s2_evolution", SHORT),
+    "nondeterministic_state": ("state_difference", "s3_determinism and fresh", SHORT),
+    "state_kept_between_calls": ("state_difference", "s3_determinism and fresh", SHORT),
+    "conv_state_dropped": ("logits_error", "handoff and reading and fresh and float32", SHORT),
+    "shift_state_dropped": ("logits_error", "handoff and reading and fresh and float32", SHORT),
+    "step_differs_from_whole": ("logits_error", "handoff and reading and fresh and float32", SHORT),
+    "leak_between_documents": ("logits_error", "handoff and packing and fresh and float32", SHORT),
     "loss_spike": ("severity", "stop", SPIKED),
+    "dead_decay": ("half_life", "evolution and decays", SHORT),
+    "context_blind": ("long_range_benefit", "d4 and far_back", SHORT),
+    "amnesia": ("recalled_information", "memory and just_said", SHORT),
+    "long_context_blowup": ("degradation", "d4 and beyond", SHORT),
+    "state_ignored": ("activity", "d3 and active", SHORT),
+    "one_branch_only": ("activity", "s4 and heard", SHORT),
+    "rwkv_state_unread": ("share", "info_flow and part", SHORT),
+    "mamba_state_detached": ("strength", "coupling and reaches", SHORT),
+    "exploding_decay": ("position_ratio", "d1 and outgrows_the_trained", SHORT),
+    "norm_creep": ("late_growth", "d1 and outgrows_its_training", PROBED),
+    "rank_one_state": ("directions", "d2 and one_direction", SHORT),
+    "rank_one_rwkv6": ("state_health_score", "shs", PROBED),
+    "muted_rwkv": ("sign_of_life", "balance and dead", SHORT),
 }
 
 
@@ -34,7 +60,8 @@ def test_every_mutant_is_tried_here():
 def test_every_check_names_the_mutants_that_it_must_catch():
     for check in load_checks().values():
         caught = {name for name, mutant in MUTANTS.items() if mutant.caught_by == check.id}
-        assert caught, f"{check.id} has no mutant"
+        # what the smallest scale does not ask for is tried on toys (tests/harness/test_context.py)
+        assert caught or "3.5M" not in check.scales, f"{check.id} has no mutant"
         assert caught <= set(check.mutants), f"checks.toml [{check.id}] must list {sorted(caught)}"
         assert set(check.mutants) <= MUTANTS.keys()
 

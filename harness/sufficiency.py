@@ -1,0 +1,102 @@
+"""Is the returned state all that a model remembers? A round trip through it, beside states that must not do.
+
+A model that returns something else than what it carries, such as a projection of its outputs, has the right shapes and
+fails here: its text cannot be continued from that.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from harness.evaluation import autocast
+from harness.trace import observing
+from kernels.parity import rms_error
+from models.protocol import State, StatePath
+
+SEEN = 1e-3
+"""Relative change of the logits that a wrong state must cause, or the probe could not tell it from a right one."""
+
+
+@dataclass(frozen=True)
+class RoundTrip:
+    """Text read on from a returned state, against one pass over all of it; relative RMS of the logits after ``cut``.
+
+    error        with the state that the model returned
+    zeroed       with a state of zeros in its place: what the state is worth
+    proxy        with noise of its shapes and sizes in its place
+    kinds        with one kind of tensor zeroed in all layers, by ``branch.kind``; at the last cut only
+    """
+
+    cut: int
+    error: float
+    zeroed: float
+    proxy: float
+    kinds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def share(self) -> float:
+        """The error as a share of what a wrong state causes: 0 for a true state, about 1 for none."""
+        return self.error / min(self.zeroed, self.proxy)
+
+    @property
+    def sees(self) -> bool:
+        """Whether both wrong states show."""
+        return min(self.zeroed, self.proxy) > SEEN
+
+
+def round_trips(
+    model: nn.Module, tokens_BT: Tensor, cuts: Sequence[int], dtype: torch.dtype = torch.float32
+) -> Iterator[RoundTrip]:
+    """``model(x[:, s:], model(x[:, :s]).state)`` against ``model(x)``, at each cut s.
+
+    ``dtype`` is that of the matrix products (autocast). The model must have the hook ``state``.
+    """
+    with observing(model), autocast(tokens_BT.device, dtype):
+        whole_BTV = model(tokens_BT)
+        for cut in cuts:
+            _, state = model(tokens_BT[:, :cut], return_states=True)
+
+            def error(carried: State, cut: int = cut) -> float:
+                logits_BTV, _ = model(tokens_BT[:, cut:], carried, return_states=True)
+                return rms_error(logits_BTV, whole_BTV[:, cut:])
+
+            named = dict.fromkeys(f"{path.branch}.{path.kind}" for path, _ in state.items())
+            kinds = named if cut == cuts[-1] else {}
+            yield RoundTrip(
+                cut,
+                error(state),
+                error(state.zeros()),
+                error(noise_like(state)),
+                {kind: error(_without(state, kind)) for kind in kinds},
+            )
+
+
+def _without(state: State, kind: str) -> State:
+    return state.replace(state.zeros(), lambda path: f"{path.branch}.{path.kind}" == kind)
+
+
+def noise_like(state: State, seed: int = 0) -> State:
+    """Gaussian noise with the shapes, dtypes and root mean squares of a state: what a proxy looks like from outside."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def noise(_: StatePath, tensor: Tensor) -> Tensor:
+        size = float(tensor.double().square().mean().sqrt()) if tensor.numel() else 0.0
+        drawn = torch.randn(tensor.shape, generator=generator, dtype=torch.float64) * size
+        return drawn.to(tensor.device, tensor.dtype)
+
+    return state.map(noise)
+
+
+def wake(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Give every parameter that is all zero small values, in place, so that every part of a fresh model takes part.
+
+    A fresh RWKV-6 writes exactly nothing, since its output matrix starts at zero: no fault of its state could show.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if not parameter.any():
+                parameter.copy_(0.02 * torch.randn(parameter.shape, generator=generator))
+    return model

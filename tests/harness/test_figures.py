@@ -1,0 +1,147 @@
+"""Figures: their numbers survive the way to the report, and what is drawn leaves nothing out in silence."""
+
+import math
+
+import numpy as np
+import pytest
+
+from harness.figures import (
+    COLOURS,
+    DASHES,
+    FigureError,
+    LineFigure,
+    MatrixFigure,
+    _styles,
+    describe_figure,
+    draw_figure,
+    figure_from_json,
+    figure_to_json,
+)
+
+
+def lines(*ys, **axes):
+    return LineFigure("title", "x", "y", {"": {"a": [(i + 1, y) for i, y in enumerate(ys)]}}, **axes)
+
+
+@pytest.mark.parametrize(
+    "figure",
+    [
+        lines(1.0, 0.1 + 0.2, math.inf, -math.inf, y_log=True),
+        MatrixFigure(
+            "title", "x", "y", "nats", [[1.0, -math.inf], [2.0, 1e-300]], ["0", "1"], ["a", "b"], diverging=True
+        ),
+    ],
+    ids=["lines", "matrix"],
+)
+def test_the_numbers_survive_json(figure):
+    assert figure_from_json(figure_to_json(figure)) == figure
+
+
+def test_nan_survives_json_too():
+    values = figure_from_json(figure_to_json(lines(math.nan, 1.0))).panels[""]["a"]
+    assert math.isnan(values[0][1])
+    assert values[1] == (2, 1.0)
+
+
+def test_numpy_numbers_are_taken_as_floats():
+    figure = LineFigure("t", "x", "y", {"": {"a": [(np.int64(1), np.float32(0.5))]}})
+    assert figure.panels[""]["a"] == [(1.0, 0.5)]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"values": [[1.0], [1.0, 2.0]]}, r"rows of \[1, 2\] values"),
+        ({"x_ticks": ["only one"]}, "1 x_ticks for 2 values"),
+        ({"y_ticks": ["a", "b", "c"]}, "3 y_ticks for 2 values"),
+    ],
+)
+def test_a_matrix_that_does_not_fit_its_labels_is_refused(change, reason):
+    good = {"values": [[1.0, 2.0], [3.0, 4.0]], "x_ticks": ["a", "b"]}
+    figure_to_json(MatrixFigure("t", "x", "y", "v", **good))
+    with pytest.raises(FigureError, match=reason):
+        figure_to_json(MatrixFigure("t", "x", "y", "v", **{**good, **change}))
+
+
+def drawn_titles(figure, path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    said = []
+    suptitle = Figure.suptitle
+    monkeypatch.setattr(Figure, "suptitle", lambda self, text, **kw: said.append(text) or suptitle(self, text, **kw))
+    draw_figure(figure, path)
+    assert path.read_bytes().startswith(b"\x89PNG")
+    return said
+
+
+@pytest.mark.parametrize(
+    ("figure", "remark"),
+    [
+        (lines(1.0, 2.0), None),
+        (lines(1.0, math.nan, math.inf), "2 values left out: not finite"),
+        (lines(1.0, 0.0, -3.0, y_log=True), "2 values left out: not finite, or not positive on a logarithmic axis"),
+        (MatrixFigure("title", "x", "y", "v", [[1.0, math.nan]]), "1 value left out: not finite"),
+        (MatrixFigure("title", "x", "y", "v", [[0.0, 0.0]], diverging=True), None),
+    ],
+)
+def test_what_is_left_out_is_said(figure, remark, tmp_path, monkeypatch):
+    assert drawn_titles(figure, tmp_path / "f.png", monkeypatch) == ["title" + (f"\n{remark}" if remark else "")]
+
+
+@pytest.mark.parametrize(
+    "figure", [lines(math.nan), lines(), lines(-1.0, y_log=True), MatrixFigure("t", "x", "y", "v", [])]
+)
+def test_a_figure_without_a_point_is_refused(figure, tmp_path):
+    with pytest.raises(FigureError, match="can be drawn"):
+        draw_figure(figure, tmp_path / "f.png")
+    assert not (tmp_path / "f.png").exists()
+
+
+def test_the_legend_covers_nothing_and_stays_inside(tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    kept = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, path, dpi: kept.append(self))
+    branches = {f"{branch}, head {head}": [(1, head + 1), (2, 1)] for branch in ("rwkv", "mamba") for head in range(4)}
+    draw_figure(LineFigure("t", "x", "y", {f"layer {layer}": branches for layer in range(4)}), tmp_path / "f.png")
+    (canvas,) = kept
+    canvas.draw_without_rendering()
+    legend = canvas.legends[0].get_window_extent()
+    assert len(canvas.legends[0].get_texts()) == 8
+    assert legend.x0 >= 0
+    assert legend.x1 <= canvas.bbox.x1
+    assert legend.y0 >= -1
+    for axes in canvas.axes:
+        assert not axes.get_tightbbox().overlaps(legend)
+
+
+def ticks(figure, tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    kept = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, path, dpi: kept.append(self))
+    draw_figure(figure, tmp_path / "f.png")
+    kept[0].draw_without_rendering()
+    return [tick.get_text() for axes in kept[0].axes[:1] for tick in axes.get_xticklabels() if tick.get_text()]
+
+
+def test_an_axis_of_layers_has_no_half_layer(tmp_path, monkeypatch):
+    assert not any("." in text for text in ticks(lines(1.0, 2.0, 3.0, 4.0), tmp_path, monkeypatch))
+
+
+def test_a_logarithmic_axis_names_the_places_that_were_measured(tmp_path, monkeypatch):
+    panels = {"": {"a": [(2**i, 1.0) for i in range(3, 10)]}}
+    figure = LineFigure("t", "tokens", "y", panels, x_log=True)
+    assert ticks(figure, tmp_path, monkeypatch) == ["8", "16", "32", "64", "128", "256", "512"]
+
+
+def test_any_two_lines_look_different():
+    labels = [str(i) for i in range(len(COLOURS) * len(DASHES))]
+    looks = {(style["color"], style["linestyle"]) for style in _styles(labels).values()}
+    assert len(looks) == len(labels)
+
+
+def test_the_text_for_those_who_do_not_see_it():
+    assert describe_figure(lines(2.0, math.nan, 1.0)) == "title: y over x. From first to last point: a: 2 to 1."
+    matrix = MatrixFigure("T", "layer", "branch", "nats", [[0.5, math.nan], [-1.0, 2.0]])
+    assert describe_figure(matrix) == "T: nats by branch and layer (2 by 2), from -1 to 2."

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from fixtures.mutants import MUTANTS
+from fixtures.mutants import CONTROLS, MUTANTS
 from harness.checks import load_checks
 from harness.report import Report
 
@@ -25,10 +25,19 @@ ROOT = Path(__file__).parents[1]
 
 HEALTHY = ("GF-MH", "RWKV6", "MAMBA2", "GPT2")
 
-# Long enough for every late defect to come, short enough for two cores: the loss falls, no more is asked of it
-SIZE = ("--set", "train.steps=400", "--set", "train.warmup_steps=20")
+# Long enough for every late defect to come. A vocabulary of 512 makes the head cheap; nothing here looks at the size
+SIZE = ("--device", "cpu", "--set", "train.threads=1", "--set", "data.vocab_size=512", "--set", "train.steps=350", "--set", "train.warmup_steps=20",
+        "--set", "eval.tokens=4096", "--set", "eval.final_tokens=16384", "--set", "monitors.probe_every=10")  # fmt: skip
 
-LETTERS = {"PASS": ".", "WARN": "w", "FAIL": "FAIL", "MISSING": "m", "INVALID": "inv", "UNSUPPORTED": "u", "NA": "na"}
+LETTERS = {
+    "PASS": ".",
+    "WARN": "w",
+    "FAIL": "FAIL",
+    "MISSING": "m",
+    "INVALID": "inv",
+    "UNSUPPORTED": "u",
+    "NA": "na",
+}
 
 
 @dataclass(frozen=True)
@@ -40,20 +49,28 @@ class Row:
     statuses: Mapping[str, str]
 
 
+# In sessions of their own: where a gate fails, what rests on it would be MISSING, and its own answer not be known
+SESSIONS = {"gates": ("suites/gates",), "state": ("suites/state", "suites/diagnostics")}
+
+
 def run_subject(subject: str, work: Path, arguments: Sequence[str]) -> Mapping[str, str]:
-    """Statuses by check of one subject, from its report in ``work`` or from a run now."""
-    name = subject.replace(":", "-")
-    report = work / name / "report.json"
-    if not report.is_file():
-        command = [sys.executable, "-m", "pytest", "suites", "-m", "tiny", "-q", "-p", "no:cacheprovider",
-                   "--model", subject, "--store", str(work / "store"), "--report", str(work / name),
-                   *arguments]  # fmt: skip
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-        (work / f"{name}.log").write_text(done.stdout + done.stderr, encoding="utf8")
+    """Statuses by check of one subject, from its reports in ``work`` or from runs now."""
+    statuses: dict[str, str] = {}
+    for session, suites in SESSIONS.items():
+        directory = work / f"{subject.replace(':', '-')}-{session}"
+        report = directory / "report.json"
         if not report.is_file():
-            raise SystemExit(f"{subject}: no report; see {work / f'{name}.log'}")
-    content = Report.model_validate(json.loads(report.read_text(encoding="utf8")))
-    return {check.id: check.status.value for check in content.checks}
+            command = [sys.executable, "-m", "pytest", *suites, "-m", "tiny", "-q", "-p", "no:cacheprovider",
+                       "--model", subject, "--store", str(work / "store"), "--report", str(directory),
+                       *arguments]  # fmt: skip
+            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+            log = work / f"{directory.name}.log"
+            log.write_text(done.stdout + done.stderr, encoding="utf8")
+            if not report.is_file():
+                raise SystemExit(f"{subject}: no report; see {log}")
+        content = Report.model_validate(json.loads(report.read_text(encoding="utf8")))
+        statuses |= {check.id: check.status.value for check in content.checks}
+    return statuses
 
 
 def table(rows: Sequence[Row], checks: Sequence[str]) -> str:
@@ -82,16 +99,22 @@ def page(rows: Sequence[Row], checks: Sequence[str], command: str) -> str:
     )
 
 
+def _subject(name: str) -> str:
+    """A name as ``--model`` takes it."""
+    kind = "mutant:" if name in MUTANTS else "control:" if name in CONTROLS else ""
+    return kind + name
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run and print the matrix. Exit code 1 when a mutant escapes or a healthy model FAILs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="mutants (by name) and healthy models to run")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="mutants and controls (by name) and models to run")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the page there instead of printing the table")
     parser.add_argument("--work", type=Path, default=ROOT / ".groundthink" / "matrix", metavar="DIR")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="subjects at a time")
     options = parser.parse_args(argv)
-    names = options.only or [*HEALTHY, *MUTANTS]
-    subjects = [f"mutant:{name}" if name in MUTANTS else name for name in names]
+    names = options.only or [*HEALTHY, *CONTROLS, *MUTANTS]
+    subjects = [_subject(name) for name in names]
     options.work.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(options.jobs) as pool:
         found = list(pool.map(lambda subject: run_subject(subject, options.work, SIZE), subjects))
@@ -99,7 +122,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         Row(subject, MUTANTS[name].caught_by if name in MUTANTS else "", statuses)
         for name, subject, statuses in zip(names, subjects, found, strict=True)
     ]
-    checks = [check.id for check in load_checks().values() if "3.5M" in check.scales]
+    suites = ("gates", "state", "diagnostics")
+    table_order = sorted(load_checks().values(), key=lambda check: (suites.index(check.suite), check.id))
+    checks = [check.id for check in table_order if "3.5M" in check.scales]
     if options.out is None:
         sys.stdout.write(table(rows, checks) + "\n")
     else:

@@ -26,8 +26,16 @@ ROOT = Path(__file__).parents[1]
 HEALTHY = ("GF-MH", "RWKV6", "MAMBA2", "GPT2")
 
 # Long enough for every late defect to come. A vocabulary of 512 makes the head cheap; nothing here looks at the size
-SIZE = ("--device", "cpu", "--set", "train.threads=1", "--set", "data.vocab_size=512", "--set", "train.steps=350", "--set", "train.warmup_steps=20",
-        "--set", "eval.tokens=4096", "--set", "eval.final_tokens=16384", "--set", "monitors.probe_every=10")  # fmt: skip
+SETTINGS = (
+    "data.vocab_size=512",
+    "train.steps=350",
+    "train.warmup_steps=20",
+    "train.threads=1",
+    "eval.tokens=4096",
+    "eval.final_tokens=16384",
+    "monitors.probe_every=10",
+)
+SIZE = ("--device", "cpu", *(part for setting in SETTINGS for part in ("--set", setting)))
 
 LETTERS = {
     "PASS": ".",

@@ -1,5 +1,6 @@
 """``judge``: the only way a check says what it found. Every call leaves one record on the item."""
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -208,6 +209,12 @@ class Judge:
             step=step,
         )
         return record.status
+
+    def demands(self, metric: str) -> bool:
+        """Whether a metric can FAIL at this scale. False where its warn band admits any number: it is shown there."""
+        evidence = self._evidence
+        limits = evidence.thresholds.find(evidence.check.id, metric).at(evidence.settings.scale)
+        return limits.warn_band != (-math.inf, math.inf)
 
     def missing(self, reason: str) -> NoReturn:
         """End the check: evidence that it needs does not exist (a hook the model lacks, a run that is not there)."""

@@ -17,8 +17,7 @@ from torch.nn import functional as F
 from harness.data import Split, Windows
 from harness.evaluation import autocast, to_device
 from harness.metrics.context import ContextLosses, key_targets
-from harness.trace import observing, state_after
-from models.protocol import capabilities
+from harness.trace import observing
 from models.stack import ContextError
 
 TARGETS = 32
@@ -100,14 +99,6 @@ def _losses(
                 F.cross_entropy(logits_BgV.flatten(0, 1), tokens[:, -group:].flatten(), reduction="none").double().cpu()
             )
     return torch.cat(losses).view(len(texts), targets).numpy()
-
-
-def state_grows(model: nn.Module, tokens_BT: Tensor) -> bool:
-    """Whether the state takes more bytes the more was read, as a key-value state does. Needs the hook ``state``."""
-    assert "state" in capabilities(model), "ask models.protocol.capabilities first"
-    length = tokens_BT.shape[1]
-    assert length >= 2
-    return state_after(model, tokens_BT).nbytes > state_after(model, tokens_BT[:, : length // 2]).nbytes
 
 
 def octaves(split: Split, trained: int, *, beyond: bool) -> list[int]:

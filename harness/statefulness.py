@@ -161,6 +161,12 @@ def _together(evidence: Evidence, branches: Sequence[str]) -> list[Row]:
     ]
 
 
+def in_brief(page: Page) -> list[str]:
+    """The page in a few lines for a terminal: which branch carries what, and the two ratios the project began with."""
+    said = [row for row in page.balance if row.value and row.source != "BALANCE.rescaling_keeps_the_function"]
+    return [*page.headline[:1], *(f"{row.what}: {row.value}" for row in said)]
+
+
 def _balance(evidence: Evidence, branches: Sequence[str]) -> list[Row]:
     if len(branches) < 2:
         return []

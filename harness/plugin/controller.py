@@ -139,4 +139,5 @@ class Controller:
             return
         from harness.plugin.terminal import write_summary
 
-        write_summary(terminalreporter, self.report, self.config.stash[SETTINGS].report)
+        checks = self.config.stash[TABLES].checks
+        write_summary(terminalreporter, self.report, checks, self.config.stash[SETTINGS].report)

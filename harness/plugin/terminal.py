@@ -8,9 +8,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from harness.checks import Checks
 from harness.comparison import Comparison
 from harness.records import Status
 from harness.report import DECISION_FILES, STATEFULNESS_FILES, CheckResult, Report
+from harness.statefulness import in_brief, statefulness
 from harness.wording import format_band, format_measurement, format_number, label
 
 STYLES = {
@@ -25,7 +27,7 @@ MOST_CHANGES = 8
 WITH_ADVICE = (Status.FAIL, Status.INVALID, Status.MISSING, Status.WARN)
 
 
-def write_summary(reporter: pytest.TerminalReporter, report: Report, directory: Path) -> None:
+def write_summary(reporter: pytest.TerminalReporter, report: Report, checks: Checks, directory: Path) -> None:
     """Write the summary of a report, as wide as the terminal, coloured only where pytest colours."""
     console = Console(
         file=io.StringIO(),
@@ -45,6 +47,8 @@ def write_summary(reporter: pytest.TerminalReporter, report: Report, directory: 
     if report.comparison:
         _compare(console, report.comparison)
     if STATEFULNESS_FILES[0] in report.documents:
+        for line in in_brief(statefulness(report, checks)):
+            console.print(Text(line))
         console.print(f"state   {directory / STATEFULNESS_FILES[0]}", soft_wrap=True)
     console.print(f"report  {directory / DECISION_FILES[0]}   ({report.provenance['wall_s']:.0f} s)", soft_wrap=True)
     reporter.section("groundthink")

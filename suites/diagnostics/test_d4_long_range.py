@@ -78,13 +78,13 @@ def test_the_model_uses_what_lies_far_back(bench, curves, judge):
 
 
 def test_nothing_breaks_beyond_the_trained_length(bench, curves, judge, require_hooks):
-    from harness.context import state_grows
     from harness.metrics.context import beyond_note, degradation, longest_within
+    from harness.state_shapes import grows
 
     length = bench.config.data.seq_len
     for seed, model, losses, where in curves:
         require_hooks(model, "state")
-        if state_grows(model, bench.validation_tokens(1, 16)):
+        if grows(model, bench.validation_tokens(1, 16)):
             judge.na(f"the state grows with the text, so positions beyond the {length} of the training are untrained")
         within = longest_within(losses.contexts, length)
         beyond = [c for c in losses.contexts if c > length]

@@ -8,14 +8,15 @@ WINDOWS = 256
 
 
 def test_useful_context_reaches_the_trained_length(bench, trained, judge, require_hooks):
-    from harness.context import DOCUMENTS, context_losses, octaves, state_grows
+    from harness.context import DOCUMENTS, context_losses, octaves
     from harness.metrics.context import ContextLosses, useful_context
+    from harness.state_shapes import grows
 
     length = bench.config.data.seq_len
     for seed, model, where in trained:
         require_hooks(model, "state")
-        grows = state_grows(model, bench.validation_tokens(1, 16))
-        contexts = octaves(bench.dataset.val, length, beyond=not grows)
+        caches = grows(model, bench.validation_tokens(1, 16))
+        contexts = octaves(bench.dataset.val, length, beyond=not caches)
         if not contexts:
             judge.missing(f"fewer than {DOCUMENTS} validation documents hold {length} tokens; give longer documents")
         windows = bench.windows(WINDOWS, contexts[-1])

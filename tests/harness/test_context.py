@@ -9,7 +9,7 @@ from torch import nn
 
 from harness import context, known_answers_context
 from harness.checks import load_checks
-from harness.context import DOCUMENTS, context_losses, octaves, scored, state_grows
+from harness.context import DOCUMENTS, context_losses, octaves, scored
 from harness.data import Split
 from harness.known_answers import registered
 from harness.known_answers_context import VOCAB, WINDOW, Copier, repeating
@@ -24,7 +24,6 @@ from harness.metrics.context import (
     useful_context,
     verdict,
 )
-from models import get_model
 from models.stack import ContextError
 
 KNOWN_ANSWERS = {entry.name: entry.function for entry in registered(load_checks()["D4"])}
@@ -167,9 +166,3 @@ def test_octaves_end_where_documents_do():
     assert octaves(split, 512, beyond=True) == [32, 64, 128, 256, 512, 1024, 2048, 4096]
     assert octaves(split, 512, beyond=False) == [32, 64, 128, 256, 512]
     assert octaves(split, 8192, beyond=True) == []
-
-
-@pytest.mark.parametrize(("name", "grows"), [("RWKV6", False), ("MAMBA2", False), ("GPT2", True)])
-def test_which_states_grow(name, grows):
-    model = get_model(name, scale="3.5M", vocab_size=64)
-    assert state_grows(model, torch.zeros(1, 16, dtype=torch.long)) is grows

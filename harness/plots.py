@@ -79,7 +79,8 @@ def _draw_losses(
         axes.axhline(nats, linestyle="--", linewidth=0.8, color="gray")
         axes.annotate(f"{name} {nats:.2f}", (0.995, nats), xycoords=("axes fraction", "data"), ha="right", va="bottom")
     axes.set_ylabel("loss, nats a token")
-    axes.legend()
+    # above the curves, clear of the labels of the naive models at the right
+    axes.legend(loc="upper center", ncols=2)
 
 
 def _draw_gradients(axes: "Axes", steps: Sequence[Mapping[str, Any]]) -> None:

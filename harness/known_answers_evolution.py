@@ -11,7 +11,7 @@ from harness.data import Split, Windows
 from harness.evolution import LAGS, BranchEvolution, evolution
 from harness.influence import influence
 from harness.known_answers import known_answer
-from harness.metrics.evolution import growth_exponent, half_life, monotonicity
+from harness.metrics.evolution import ROUNDING, growth_exponent, half_life, monotonicity
 from harness.metrics.expect import expect, expect_between
 from models.protocol import Activations, LayerActivations, State
 
@@ -104,7 +104,9 @@ def half_lives_of_steady_decays() -> None:
     for w in (0.5, 0.9, 0.999):
         expect(f"w = {w}", half_life(LAGS, [w**m for m in LAGS]), math.log(2) / -math.log(w), 1e-9)
     expect("everything is kept", half_life(LAGS, [1.0] * len(LAGS)), math.inf)
-    expect("nothing is kept", half_life(LAGS, [0.0] * len(LAGS)), 0.5)
+    gone = math.log(2) / -math.log(ROUNDING)
+    expect("nothing is kept", half_life(LAGS, [0.0] * len(LAGS)), gone, 1e-12)
+    expect("less is kept than can be seen", half_life(LAGS, [1e-20] * len(LAGS)), gone, 1e-12)
     expect("doubling every 16 tokens", float(growth_exponent([[math.log(2)] * 4], 16)[0]), math.log(2) / 16, 1e-12)
 
 

@@ -10,6 +10,9 @@ from harness.metrics.intervals import LEVEL, RESAMPLES, Interval
 
 Floats = NDArray[np.float64]
 
+ROUNDING = 1e-7
+"""Share of a difference that is lost in the rounding of fp32 states."""
+
 
 def monotonicity(doses: ArrayLike, responses: ArrayLike) -> float:
     """Spearman's rank correlation of doses ``[n]`` and responses ``[n]``: 1 when every larger dose does more.
@@ -28,7 +31,8 @@ def half_life(lags: Sequence[int], retained: ArrayLike) -> float:
     """Tokens until a share that starts at 1 has fallen to 1/2; ``retained [n]`` is the share after ``lags [n]`` tokens.
 
     Between lags the share is taken to fall exponentially. A share that is still above 1/2 at the last lag h gives
-    -h ln 2 / ln r(h), the half-life of a steady decay, and infinity when it has not fallen at all.
+    -h ln 2 / ln r(h), the half-life of a steady decay, and infinity when it has not fallen at all. A share below
+    ``ROUNDING`` counts as that: fp32 states cannot show less.
     """
     shares = np.asarray(retained, np.float64)
     assert len(lags) == len(shares) > 0
@@ -37,10 +41,7 @@ def half_life(lags: Sequence[int], retained: ArrayLike) -> float:
     before, log_before = 0, 0.0
     for lag, share in zip(lags, shares, strict=True):
         if share <= 0.5:
-            if share == 0:
-                # nothing is left, but of what was there one lag earlier half has gone half-way at the latest
-                return float(before) + 0.5 * (lag - before)
-            log_now = math.log(share)
+            log_now = math.log(max(share, ROUNDING))
             return float(before + (lag - before) * (math.log(0.5) - log_before) / (log_now - log_before))
         before, log_before = lag, math.log(share)
     return math.inf if log_before >= 0 else -before * math.log(2) / log_before

@@ -105,9 +105,12 @@ class SiteGrowth:
 
     @property
     def settled_median(self) -> Settled | None:
-        """None where no head has settled, or no decays are reported."""
+        """None where fewer than half of the heads have settled, or no decays are reported.
+
+        Of a single head nothing can be said: a healthy one may read .25 where the median of its layer reads .05.
+        """
         found = [cv for cv in self.settled_cv if cv is not None]
-        if not found:
+        if not found or 2 * len(found) < len(self.settled_cv):
             return None
         broken = any(math.isnan(cv) for cv in found)
         return Settled(math.nan if broken else median(found), math.nan if broken else max(found), len(found))

@@ -98,9 +98,11 @@ def _read_positions(found: Readings, growth: PositionGrowth) -> None:
         return
     ratios = [site.ratios[site.worst_head].value for site in growth.sites]
     found.take("size by position", ratios, largest=True, reason="no state")
-    settled = [site.settled_median for site in growth.sites]
-    none = "no decays are reported, or no head settles within the text"
-    found.take("variation by position", [cv.median for cv in settled if cv is not None], largest=True, reason=none)
+    settled = [cv.median for cv in (site.settled_median for site in growth.sites) if cv is not None]
+    if not settled and any(site.settled_cv for site in growth.sites):
+        found.not_applicable.append("variation by position (in no layer do half of the heads settle within the text)")
+        return
+    found.take("variation by position", settled, largest=True, reason="no decays are reported")
 
 
 def _read_ranks(found: Readings, spreads: Spreads) -> None:

@@ -10,7 +10,7 @@ from torch import nn
 from harness import known_answers_steps, step_growth
 from harness.collapse import likeness, spreads
 from harness.data import Split, Windows
-from harness.divergence import longest_position, position_growth, positions_of
+from harness.divergence import SiteGrowth, longest_position, position_growth, positions_of
 from harness.metrics import (
     cka,
     collapse,
@@ -236,3 +236,16 @@ def test_a_broken_metric_fails_its_known_answers(monkeypatch, known, module, nam
         except AssertionError:
             failures += 1
     assert failures >= 1
+
+
+def test_a_layer_is_read_where_half_of_its_heads_have_settled():
+    def median_of(*settled):
+        one = Interval(1.0, 1.0, 1.0, 4, 2)
+        site = SiteGrowth(0, "rwkv", "wkv", [[1.0] * len(settled)], [one] * len(settled), [], [], list(settled), [])
+        return site.settled_median
+
+    assert median_of(0.25, None, None, None) is None
+    assert median_of(0.1, 0.3, None, None).median == pytest.approx(0.2)
+    assert median_of(0.1, 0.3, None).worst == 0.3
+    assert math.isnan(median_of(0.1, math.nan).median)
+    assert median_of() is None

@@ -1,5 +1,6 @@
 """The table of checks, read from checks.toml: what each claims, why, what it needs and where it lives."""
 
+import hashlib
 import tomllib
 from collections.abc import Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
@@ -30,9 +31,13 @@ class Check(BaseModel):
     claim         what PASS asserts; why: what goes wrong if it does not hold; method: how it is measured
     needs         checks that must not have failed before this one means anything
     suite, file   directory under suites/ and the test file in it
-    scales        scales whose evidence demands this check
-    hard_gate     a FAIL forbids scaling up whatever the scores say; category: the score it feeds
+    scales        scales at which it runs; what a scale demands is in graduation/evidence.toml
+    category      the score it feeds
     branches      ``hybrid`` where the claim compares two branches: NA for a model with one
+    exempt        which other subjects the claim does not apply to; only with it may a demanded check end NA
+    alone         it times the machine: runs last, and while no other process of the session measures or trains
+    study         opt-in: runs only where its file or test is named
+    trainings     recipes of ``fixtures.recipes`` that it needs
     known_answers modules that register its known-answer tests
     mutants       broken subjects that must FAIL it
     next          what to do when it fails
@@ -49,9 +54,12 @@ class Check(BaseModel):
     suite: Literal["gates", "state", "canaries", "diagnostics", "graduation"]
     file: str = Field(pattern=r"^test_\w+\.py$")
     scales: tuple[Scale, ...] = Field(min_length=1)
-    hard_gate: bool
     category: Literal["stability", "canary", "scaling", "resource", "none"]
     branches: Literal["any", "hybrid"] = "any"
+    exempt: str = ""
+    alone: bool = False
+    study: bool = False
+    trainings: tuple[str, ...] = ()
     known_answers: tuple[str, ...] = ()
     mutants: tuple[str, ...] = ()
     next: str
@@ -64,10 +72,12 @@ class Check(BaseModel):
 
 
 class Checks(Mapping[str, Check]):
-    """All checks by id, in the order of the file."""
+    """All checks by id, in the order of the file, whose path and SHA-256 they keep."""
 
-    def __init__(self, checks: Mapping[str, Check]):
+    def __init__(self, checks: Mapping[str, Check], path: Path = CHECKS_PATH, sha256: str = ""):
         self._checks = dict(checks)
+        self.path = path
+        self.sha256 = sha256
 
     def __getitem__(self, check_id: str) -> Check:
         return self._checks[check_id]
@@ -104,9 +114,11 @@ class Checks(Mapping[str, Check]):
 def load_checks(path: Path = CHECKS_PATH) -> Checks:
     """Read and validate a table of checks. Raises CheckError that names the entry at fault."""
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
+        raw = tomllib.loads(content.decode())
         rows = {check_id: {"id": check_id, **row} for check_id, row in raw.items()}
-        table = Checks(TypeAdapter(dict[str, Check]).validate_python(rows))
+        found = TypeAdapter(dict[str, Check]).validate_python(rows)
+        table = Checks(found, path, hashlib.sha256(content).hexdigest())
     except tomllib.TOMLDecodeError as error:
         raise CheckError(f"{path}: not TOML: {error}") from error
     except ValidationError as error:

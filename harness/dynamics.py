@@ -93,6 +93,12 @@ class TrainingLog:
         [row] = self.of_kind("final_eval")
         return evaluation_ratio(row)
 
+    def final_documents(self) -> dict[str, tuple[float, float]]:
+        """Sum of nats and count of targets of each validation document, by its index in the split."""
+        [row] = self.of_kind("final_eval")
+        sums = zip(row["loss_sums"], row["token_counts"], strict=True)
+        return {str(document): pair for document, pair in zip(row["documents"], sums, strict=True)}
+
 
 def evaluation_ratio(row: Mapping[str, Any]) -> ClusterRatio:
     """An ``eval`` or ``final_eval`` row as a ratio of sums by document."""

@@ -119,7 +119,7 @@ def describe_figure(figure: Figure) -> str:
     parts = []
     for panel, lines in figure.panels.items():
         for name, points in lines.items():
-            drawn = _drawable(points, figure)
+            drawn = drawable(points, figure)
             ends = f"{drawn[0][1]:.3g} to {drawn[-1][1]:.3g}" if drawn else "nothing finite"
             parts.append(f"{panel + ', ' if panel else ''}{name}: {ends}")
     shown = "; ".join(parts[:12]) + ("; and more" if len(parts) > 12 else "")
@@ -134,14 +134,19 @@ def draw_figure(figure: Figure, path: Path) -> None:
     canvas = Canvas(layout="constrained")
     FigureCanvasAgg(canvas)
     left_out = _draw_lines(canvas, figure) if isinstance(figure, LineFigure) else _draw_matrix(canvas, figure)
-    log = isinstance(figure, LineFigure) and (figure.x_log or figure.y_log)
-    why = "not finite, or not positive on a logarithmic axis" if log else "not finite"
-    remark = f"\n{left_out} value{'s' if left_out > 1 else ''} left out: {why}" if left_out else ""
-    canvas.suptitle(figure.title + remark, fontsize=12)
+    canvas.suptitle("\n".join(filter(None, (figure.title, left_out_remark(left_out, figure)))), fontsize=12)
     canvas.savefig(path, dpi=DPI)
 
 
-def _drawable(points: Sequence[Point], figure: LineFigure) -> list[Point]:
+def left_out_remark(left_out: int, figure: Figure) -> str:
+    """What is said of values that could not be drawn; nothing when there are none."""
+    log = isinstance(figure, LineFigure) and (figure.x_log or figure.y_log)
+    why = "not finite, or not positive on a logarithmic axis" if log else "not finite"
+    return f"{left_out} value{'s' if left_out > 1 else ''} left out: {why}" if left_out else ""
+
+
+def drawable(points: Sequence[Point], figure: LineFigure) -> list[Point]:
+    """The points that are finite, and positive along a logarithmic axis."""
     return [
         (x, y)
         for x, y in points
@@ -164,7 +169,7 @@ def _styles(labels: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 def _draw_lines(canvas: "Canvas", figure: LineFigure) -> int:
     """Draw every panel and one legend below them; gives how many points were left out."""
-    drawn = {panel: {name: _drawable(p, figure) for name, p in lines.items()} for panel, lines in figure.panels.items()}
+    drawn = {panel: {name: drawable(p, figure) for name, p in lines.items()} for panel, lines in figure.panels.items()}
     left_out = sum(len(p) for lines in figure.panels.values() for p in lines.values())
     left_out -= sum(len(p) for lines in drawn.values() for p in lines.values())
     if not any(points for lines in drawn.values() for points in lines.values()):

@@ -30,6 +30,13 @@ def exponential_average(values: Sequence[float], weight: float = SMOOTHING) -> l
     return smoothed
 
 
+def gradient_ratios(steps: Sequence[Mapping[str, Any]]) -> list[float]:
+    """Gradient norm of RWKV-6 over that of Mamba-2 by step, NaN over a dead branch; empty without two branches."""
+    if not steps or not {"grad_norm_rwkv", "grad_norm_mamba"} <= set(steps[0]):
+        return []
+    return [row["grad_norm_rwkv"] / row["grad_norm_mamba"] if row["grad_norm_mamba"] else math.nan for row in steps]
+
+
 def plot_runs(runs: Sequence[Mapping[str, Any]], directory: Path) -> tuple[list[Path], list[str]]:
     """Loss and gradients of each training and, where its states were probed, a second figure of them by step.
 
@@ -86,10 +93,8 @@ def _draw_losses(
 def _draw_gradients(axes: "Axes", steps: Sequence[Mapping[str, Any]]) -> None:
     numbers = [row["step"] for row in steps]
     axes.plot(numbers, [row["grad_norm"] for row in steps], linewidth=0.8, label="global norm")
-    if steps and {"grad_norm_rwkv", "grad_norm_mamba"} <= set(steps[0]):
-        ratios = [
-            row["grad_norm_rwkv"] / row["grad_norm_mamba"] if row["grad_norm_mamba"] else math.nan for row in steps
-        ]
+    ratios = gradient_ratios(steps)
+    if ratios:
         axes.plot(numbers, ratios, linewidth=0.8, label="RWKV-6 over Mamba-2")
     axes.set_yscale("log")
     axes.set_xlabel("step")

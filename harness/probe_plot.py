@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.figures import COLOURS, DASHES, DPI, WIDTH_INCHES
+from harness.figures import COLOURS, DASHES, DPI, WIDTH_INCHES, Point
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,15 +44,36 @@ def plot_probes(rows: Rows, title: str, path: Path) -> Path:
     return path
 
 
+def gate_points(rows: Rows, layer: int) -> list[Point]:
+    """Mean gate of a layer by step; empty for a layer without one."""
+    return _present([(row["step"], row["gate_mean"][layer]) for row in rows if "gate_mean" in row])
+
+
+def state_layers(rows: Rows) -> dict[str, int]:
+    """How many layers the rows list for each state, by its name, in order of appearance."""
+    return {name: len(layers) for row in rows for name, layers in row["state_rms"].items()}
+
+
+def state_points(rows: Rows, name: str, layer: int) -> list[Point]:
+    """RMS of a state in one layer by step, over its heads; empty where the layer lacks it."""
+    heads = [(row["step"], row["state_rms"].get(name, [None] * (layer + 1))[layer]) for row in rows]
+    return _present([(step, None if rms is None else math.hypot(*rms) / math.sqrt(len(rms))) for step, rms in heads])
+
+
+def _present(points: Sequence[tuple[int, float | None]]) -> list[Point]:
+    """The points that a layer has, with NaN for a number that is not finite."""
+    return [(step, value if math.isfinite(value) else math.nan) for step, value in points if value is not None]
+
+
 class _Style:
     """A colour for each layer and a dash for each branch (or kind of state) of these rows."""
 
     def __init__(self, rows: Rows) -> None:
-        states = list(dict.fromkeys(name for row in rows for name in row["state_rms"]))
+        states = state_layers(rows)
         pooled = [key.removeprefix(p) for row in rows for key in row for p in ("rho_", "share_") if key.startswith(p)]
         names = dict.fromkeys([*states, *pooled])
         self.names = {name: DASHES[i % len(DASHES)] for i, name in enumerate(names)}
-        self.layers = _layer_colours(max(len(layers) for row in rows for layers in row["state_rms"].values()))
+        self.layers = _layer_colours(max(states.values()))
 
     def legend(self) -> list[dict[str, Any]]:
         """Label and look of each entry."""
@@ -74,7 +95,7 @@ def _layer_colours(count: int) -> list[Any]:
 
 def _draw_gates(axes: "Axes", rows: Rows, style: _Style) -> None:
     for layer, colour in enumerate(style.layers):
-        _draw(axes, [(row["step"], row["gate_mean"][layer]) for row in rows if "gate_mean" in row], colour, "-")
+        _draw(axes, gate_points(rows, layer), colour, "-")
     axes.set_ylim(0, 1)
     axes.set_title("mixing gate", fontsize=10)
     axes.set_ylabel("mean gate (share of RWKV-6)")
@@ -83,9 +104,7 @@ def _draw_gates(axes: "Axes", rows: Rows, style: _Style) -> None:
 def _draw_states(axes: "Axes", rows: Rows, style: _Style) -> None:
     for name in style.names:
         for layer, colour in enumerate(style.layers):
-            heads = [(row["step"], row["state_rms"].get(name, [None] * (layer + 1))[layer]) for row in rows]
-            points = [(step, None if rms is None else math.hypot(*rms) / math.sqrt(len(rms))) for step, rms in heads]
-            _draw(axes, points, colour, style.names[name])
+            _draw(axes, state_points(rows, name, layer), colour, style.names[name])
     axes.set_yscale("log")
     axes.set_title("states", fontsize=10)
     axes.set_ylabel("RMS of the state")
@@ -115,16 +134,15 @@ _PANELS: dict[str, Callable[["Axes", Rows, _Style], None]] = {
 def _draw_pooled(axes: "Axes", rows: Rows, style: _Style, prefix: str) -> None:
     for name, dash in style.names.items():
         points = [(row["step"], row[prefix + name]) for row in rows if prefix + name in row]
-        _draw(axes, points, POOLED_COLOUR, dash)
+        _draw(axes, _present(points), POOLED_COLOUR, dash)
 
 
-def _draw(axes: "Axes", points: Sequence[tuple[int, float | None]], colour: Any, dash: str) -> None:
+def _draw(axes: "Axes", points: Sequence[Point], colour: Any, dash: str) -> None:
     """A line with a gap where a number is not finite; nothing where the layer lacks what is drawn."""
-    present = [(step, value if math.isfinite(value) else math.nan) for step, value in points if value is not None]
-    if present:
+    if points:
         axes.plot(
-            [step for step, _ in present],
-            [value for _, value in present],
+            [step for step, _ in points],
+            [value for _, value in points],
             color=colour,
             linestyle=dash,
             marker=".",

@@ -1,12 +1,21 @@
-"""Progress of long work on the terminal: a bar for a person, a line now and then for a log, nothing under xdist."""
+"""Progress of long work: a heartbeat that one process writes and another reads, so that a session has one view of it.
 
+Tests run with their output captured, and workers of pytest-xdist have no terminal. What trains therefore writes a small
+file now and then; who holds the terminal reads them all (harness/plugin/pace.py).
+"""
+
+import json
 import os
 import time
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
 from typing import Protocol
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as RichProgress
+HEARTBEATS = "GROUNDTHINK_HEARTBEATS"
+"""The environment variable that names the directory of a session's heartbeats."""
+
+INTERVAL_S = 1.0
 
 
 class Progress(Protocol):
@@ -25,63 +34,64 @@ class Progress(Protocol):
         ...
 
 
-class BarProgress:
-    """A bar that redraws itself on a terminal."""
+@dataclass(frozen=True)
+class Heartbeat:
+    """Where a training stands. first: steps that an earlier process did; began, at: seconds of ``time.time``."""
 
-    def __init__(self, label: str, console: Console) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._bar = RichProgress(*columns, TextColumn("{task.fields[note]}"), console=console, transient=True)
-        self._task = self._bar.add_task(label, start=False, note="")
+    label: str
+    total: int
+    first: int
+    step: int
+    note: str
+    began: float
+    at: float
+    ended: bool = False
 
-    def begin(self, total: int, done: int) -> None:
-        """Show the bar."""
-        self._bar.update(self._task, total=total, completed=done)
-        self._bar.start()
-        self._bar.start_task(self._task)
-
-    def update(self, step: int, note: str) -> None:
-        """Move the bar."""
-        self._bar.update(self._task, completed=step, note=note)
-
-    def end(self) -> None:
-        """Take the bar away."""
-        self._bar.stop()
+    @property
+    def seconds_left(self) -> float | None:
+        """By the pace so far; None before the first step."""
+        done = self.step - self.first
+        return (self.at - self.began) / done * (self.total - self.step) if done > 0 else None
 
 
-class LineProgress:
-    """A plain line at most every ``interval_s`` seconds, for logs and pipes."""
+class HeartbeatFile:
+    """Writes the heartbeat of one training, at most once a second."""
 
-    def __init__(self, label: str, console: Console, interval_s: float) -> None:
-        self._label, self._console, self._interval_s = label, console, interval_s
-        self._total = 0
-        self._first = 0
-        self._started = self._shown = 0.0
+    def __init__(self, directory: Path, label: str) -> None:
+        self._path = directory / f"heartbeat-{sha256(label.encode()).hexdigest()[:16]}.json"
+        self._beat = Heartbeat(label, 0, 0, 0, "", 0.0, 0.0)
 
     def begin(self, total: int, done: int) -> None:
         """Start the clock."""
-        self._total, self._first = total, done
-        self._started = self._shown = time.monotonic()
+        now = time.time()
+        self._write(Heartbeat(self._beat.label, total, done, done, "", now, now))
 
     def update(self, step: int, note: str) -> None:
         """Say where the work stands, if it is time to."""
-        now = time.monotonic()
-        if now - self._shown < self._interval_s or step == self._first:
-            return
-        self._shown = now
-        remaining_s = (now - self._started) / (step - self._first) * (self._total - step)
-        self._console.print(
-            f"{self._label}: step {step} of {self._total}, {note}, about {remaining_s:.0f} s left",
-            markup=False,
-            highlight=False,
-        )
+        now = time.time()
+        if now - self._beat.at >= INTERVAL_S:
+            beat = self._beat
+            self._write(Heartbeat(beat.label, beat.total, beat.first, step, note, beat.began, now))
 
     def end(self) -> None:
-        """Nothing to take away."""
+        """Say that it is over."""
+        beat = self._beat
+        self._write(Heartbeat(beat.label, beat.total, beat.first, beat.step, beat.note, beat.began, time.time(), True))
+
+    def _write(self, beat: Heartbeat) -> None:
+        self._beat = beat
+        temporary = self._path.with_suffix(f".{os.getpid()}.tmp")
+        temporary.write_text(json.dumps(asdict(beat)), encoding="utf8")
+        temporary.replace(self._path)
 
 
-def make_progress(label: str, interval_s: float = 15.0) -> Progress | None:
-    """What suits the place: a bar on a terminal, lines elsewhere, None in an xdist worker (its output is protocol)."""
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        return None
-    console = Console(stderr=True)
-    return BarProgress(label, console) if console.is_terminal else LineProgress(label, console, interval_s)
+def make_progress(label: str) -> Progress | None:
+    """A heartbeat for the session that this process belongs to; None outside of one."""
+    directory = os.environ.get(HEARTBEATS)
+    return HeartbeatFile(Path(directory), label) if directory else None
+
+
+def heartbeats(directory: Path) -> list[Heartbeat]:
+    """The trainings of a session so far, in the order of their labels."""
+    beats = [Heartbeat(**json.loads(path.read_text(encoding="utf8"))) for path in directory.glob("heartbeat-*.json")]
+    return sorted(beats, key=lambda beat: beat.label)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
 
@@ -71,10 +71,15 @@ def decode_band(band: Any) -> Any:
 
 
 # Numbers and closed intervals as fields of what is written to JSON
+_Written = float | Literal["nan", "inf", "-inf"]
 JsonNumber = Annotated[
-    float, BeforeValidator(decode_number), PlainSerializer(encode_number, return_type=float | str, when_used="json")
+    float, BeforeValidator(decode_number), PlainSerializer(encode_number, return_type=_Written, when_used="json")
 ]
-JsonBand = Annotated[tuple[float, float], BeforeValidator(decode_band), PlainSerializer(encode_band, when_used="json")]
+JsonBand = Annotated[
+    tuple[float, float],
+    BeforeValidator(decode_band),
+    PlainSerializer(encode_band, return_type=list[_Written], when_used="json"),
+]
 
 
 class Limits(BaseModel):

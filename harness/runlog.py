@@ -8,19 +8,23 @@
     event       a STOP or an ALERT of a monitor
 
 Numbers that are not finite are the strings ``nan``, ``inf`` and ``-inf``. No torch.
+
+``began.txt`` beside it holds the time at which the training began. It is kept apart, so that equal trainings have
+equal logs.
 """
 
 import hashlib
 import json
 import os
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from harness.errors import HarnessError
 from harness.records import decode_number, encode_number
 
-FILE = "metrics.jsonl"
+FILE, BEGAN = "metrics.jsonl", "began.txt"
 
 
 class RunLogError(HarnessError):
@@ -36,6 +40,8 @@ class RunLog:
 
     def __init__(self, directory: Path, position: Mapping[str, Any] | None = None) -> None:
         path = directory / FILE
+        if position is None:
+            (directory / BEGAN).write_text(datetime.now(UTC).isoformat(timespec="microseconds"), encoding="utf8")
         self._hash = hashlib.sha256()
         kept = b"" if position is None else _kept_part(path, position)
         self._hash.update(kept)
@@ -83,6 +89,18 @@ def read_rows(directory: Path, kind: str = "") -> list[dict[str, Any]]:
         if kind in ("", row["kind"]):
             rows.append({key: _decode(value) for key, value in row.items()})
     return rows
+
+
+def read_beginning(directory: Path) -> datetime:
+    """When the training in a directory began; one that was resumed began once. Raises ``RunLogError``."""
+    path = directory / BEGAN
+    try:
+        began = datetime.fromisoformat(path.read_text(encoding="utf8"))
+    except (OSError, ValueError) as error:
+        raise RunLogError(f"{path}: does not say when the training began ({error}); train it again") from error
+    if began.tzinfo is None:
+        raise RunLogError(f"{path}: {began} has no time zone, so it cannot be compared; train it again")
+    return began
 
 
 def _kept_part(path: Path, position: Mapping[str, Any]) -> bytes:

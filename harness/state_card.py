@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from harness.ranking import badness
 from harness.records import Record, Status
-from harness.report import badness
 from harness.state_evidence import Evidence, Grid, Row, by_seed, mean, number, say, span, status_of
 from harness.witnesses import JUDGED_HORIZON, WRITE_SHARE, write_shares
 from harness.wording import format_number

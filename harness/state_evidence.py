@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import TypeVar
 
+from harness.ranking import badness
 from harness.records import SEVERITY, Record, Status, worst
-from harness.report import badness
 from harness.wording import format_number, format_value
 
 WITHOUT_NUMBER = {Status.MISSING, Status.INVALID, Status.UNSUPPORTED, Status.NA}

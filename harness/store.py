@@ -85,8 +85,7 @@ class Store:
         manifest once a process. Raises ``StoreError``.
         """
         fields = dict(key_fields)
-        key = sha256_json({"kind": kind, "fields": fields})
-        path = self.root / kind / key
+        path = self.path_of(kind, fields)
         if not path.is_dir():
             with self._explained(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -95,6 +94,10 @@ class Store:
                     if not path.is_dir():
                         self._build(path, fields, build, resumable)
         return self.sound(path)
+
+    def path_of(self, kind: str, key_fields: Mapping[str, Any]) -> Path:
+        """Where the entry for ``key_fields`` is, or would be."""
+        return self.root / kind / sha256_json({"kind": kind, "fields": dict(key_fields)})
 
     def sound(self, path: Path) -> Entry:
         """The entry at ``path``, after checking its files. Raises ``StoreError`` when it is damaged."""
@@ -189,6 +192,11 @@ def read_entry(path: Path) -> Entry:
     if entry.key != path.name or sha256_json({"kind": entry.kind, "fields": entry.fields}) != entry.key:
         raise StoreError(f"{path / MANIFEST}: its fields do not hash to the entry's name")
     return entry
+
+
+def is_begun(path: Path) -> bool:
+    """Whether a build of the entry at ``path`` runs or was interrupted."""
+    return _beside(path, PARTIAL).is_dir()
 
 
 def lock_of(path: Path) -> FileLock:

@@ -123,6 +123,15 @@ def headline(evidence: Evidence, found: Sequence[Witness], branches: Sequence[st
     return [*sentences, *_short_states(evidence, branches), *_writing(found, heard)]
 
 
+def disagreement(records: Sequence[Record]) -> str | None:
+    """What D3, INFO and COUPLING say when they name different branches as the one that carries more; else None."""
+    evidence = Evidence(records)
+    branches = list(dict.fromkeys(record.branch for record in evidence.find("D3.activity") if record.branch))
+    heard = [witness for witness in witnesses(evidence, branches) if witness.heard]
+    leaders = {witness.leader for witness in heard if witness.leader}
+    return _agreement(heard, branches) if len(leaders) > 1 else None
+
+
 def _alone(branch: str, heard: Sequence[Witness]) -> str:
     sizes = [
         f"{phrase} by {witness.sizes[branch]}"

@@ -55,3 +55,16 @@ def place(case: str, layer: int | None, branch: str | None, seeds: Sequence[int]
     seed = f"seed {seeds[0]}" if len(seeds) == 1 else ""
     parts = (case, f"layer {layer}" if layer is not None else "", branch or "", seed)
     return ", ".join(dict.fromkeys(part for part in parts if part))
+
+
+def format_duration(seconds: float) -> str:
+    """A time in words: ``45 s``, ``18 min``, ``2 h 5 min``."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def markdown_cell(text: object) -> str:
+    """Text inside one cell of a Markdown table."""
+    return str(text).replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")

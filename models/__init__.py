@@ -2,7 +2,9 @@
 
 from models.config import ConfigError, ModelConfig
 from models.registry import (
+    LADDERS,
     NOMINAL_VOCAB_SIZE,
+    RUNGS,
     SCALES,
     UnknownModelError,
     UnknownScaleError,
@@ -12,7 +14,9 @@ from models.registry import (
 )
 
 __all__ = [
+    "LADDERS",
     "NOMINAL_VOCAB_SIZE",
+    "RUNGS",
     "SCALES",
     "ConfigError",
     "ModelConfig",

@@ -2,6 +2,8 @@
 
 Total parameters, tied embeddings counted once, are within 2 % of the nominal size at a vocabulary of 16,384. At
 another vocabulary the layers stay as they are and only the embedding changes, so the nominal size no longer holds.
+
+Beside the scales there are rungs: sizes below a scale that are trained to predict its loss and serve nothing else.
 """
 
 from dataclasses import dataclass
@@ -21,6 +23,23 @@ if TYPE_CHECKING:
 
 NOMINAL_VOCAB_SIZE = 16_384
 SCALES = {"3.5M": 3_500_000, "8M": 8_000_000, "30M": 30_000_000, "125M": 125_000_000}
+RUNGS = {
+    "1.2M": 1_200_000,
+    "1.6M": 1_600_000,
+    "2.1M": 2_100_000,
+    "2.7M": 2_700_000,
+    "5.3M": 5_300_000,
+    "16M": 16_000_000,
+    "64M": 64_000_000,
+}
+# The sizes from which the loss of a scale is predicted, smallest first. Below 1M a vocabulary of 16,384 leaves nothing
+# but the embedding.
+LADDERS = {
+    "3.5M": ("1.2M", "1.6M", "2.1M", "2.7M"),
+    "8M": ("2.1M", "2.7M", "3.5M", "5.3M"),
+    "30M": ("3.5M", "5.3M", "8M", "16M"),
+    "125M": ("8M", "16M", "30M", "64M"),
+}
 
 
 class UnknownModelError(ValueError):
@@ -95,6 +114,83 @@ _SHAPES: dict[str, dict[str, _Shape]] = {
     },
 }
 
+# Rungs: widths between those of the scales. A step of width of 32 is coarse down here, so depth follows the size and
+# the feed-forward takes up what is left.
+_RUNG_SHAPES: dict[str, dict[str, _Shape]] = {
+    "gains": {
+        "1.2M": _Shape(64, 2, (8, 16), d_ff=96),
+        "1.6M": _Shape(64, 5, (16, 64)),
+        "2.1M": _Shape(96, 3, (8, 16), d_ff=256),
+        "2.7M": _Shape(96, 5, (16, 32), d_ff=448),
+        "5.3M": _Shape(160, 5, (16, 32), d_ff=608),
+        "16M": _Shape(256, 8, (64, 64)),
+        "64M": _Shape(512, 11, (16, 32), d_ff=1920),
+    },
+    "residual_projection": {
+        "1.2M": _Shape(64, 2, (8, 16), d_ff=64),
+        "1.6M": _Shape(64, 5, (16, 32), d_ff=288),
+        "2.1M": _Shape(96, 3, (8, 16), d_ff=224),
+        "2.7M": _Shape(96, 5, (16, 32), d_ff=416),
+        "5.3M": _Shape(160, 5, (8, 16), d_ff=576),
+        "16M": _Shape(256, 8, (32, 64)),
+        "64M": _Shape(512, 10, (32, 64)),
+    },
+    "square_projection": {
+        "1.2M": _Shape(64, 2, (8, 16), d_ff=64),
+        "1.6M": _Shape(64, 5, (16, 32)),
+        "2.1M": _Shape(96, 3, (8, 16), d_ff=192),
+        "2.7M": _Shape(96, 5, (16, 32), d_ff=352),
+        "5.3M": _Shape(160, 5, (8, 16), d_ff=512),
+        "16M": _Shape(256, 8, (16, 32)),
+        "64M": _Shape(512, 10, (16, 32), d_ff=1920),
+    },
+    "rwkv": {
+        "1.2M": _Shape(64, 2, (16, 64)),
+        "1.6M": _Shape(64, 8, (16, 32)),
+        "2.1M": _Shape(96, 4, (8, 16), d_ff=416),
+        "2.7M": _Shape(96, 8, (16, 32)),
+        "5.3M": _Shape(160, 7, (16, 64)),
+        "16M": _Shape(256, 13, (16, 32)),
+        "64M": _Shape(512, 16, (8, 16)),
+    },
+    "mamba": {
+        "1.2M": _Shape(64, 2, d_ff=320),
+        "1.6M": _Shape(64, 8),
+        "2.1M": _Shape(96, 4, d_ff=320),
+        "2.7M": _Shape(96, 8),
+        "5.3M": _Shape(160, 7),
+        "16M": _Shape(256, 12, d_ff=1088),
+        "64M": _Shape(512, 15, d_ff=2016),
+    },
+    "attention": {
+        "1.2M": _Shape(64, 2, d_ff=192, num_positions=1024),
+        "1.6M": _Shape(64, 10, num_positions=1024),
+        "2.1M": _Shape(96, 4, d_ff=416, num_positions=1024),
+        "2.7M": _Shape(96, 10, d_ff=352, num_positions=1024),
+        "5.3M": _Shape(160, 8, d_ff=608, num_positions=2048),
+        "16M": _Shape(256, 14, d_ff=1056, num_positions=2048),
+        "64M": _Shape(512, 17, d_ff=2080, num_positions=4096),
+    },
+    "sequence_4_10": {
+        "1.2M": _Shape(64, 2, (32, 64)),
+        "1.6M": _Shape(64, 8, (16, 64)),
+        "2.1M": _Shape(96, 4, (16, 32), d_ff=352),
+        "2.7M": _Shape(96, 8, (8, 16)),
+        "5.3M": _Shape(160, 7, (16, 64)),
+        "16M": _Shape(256, 12, (64, 64)),
+        "64M": _Shape(512, 15, (16, 64)),
+    },
+    "sequence_1_30": {
+        "1.2M": _Shape(64, 2, (32, 64)),
+        "1.6M": _Shape(64, 8, (32, 64)),
+        "2.1M": _Shape(96, 4, (16, 32), d_ff=352),
+        "2.7M": _Shape(96, 8, (8, 16)),
+        "5.3M": _Shape(160, 7, (16, 64)),
+        "16M": _Shape(256, 12, (8, 16), d_ff=1088),
+        "64M": _Shape(512, 15, (8, 16)),
+    },
+}
+
 
 @dataclass(frozen=True)
 class _Entry:
@@ -134,7 +230,7 @@ def list_models() -> list[str]:
 
 
 def model_config(name: str, scale: str = "3.5M", vocab_size: int = NOMINAL_VOCAB_SIZE) -> ModelConfig:
-    """The configuration of a registry model. Imports no torch.
+    """The configuration of a registry model, at a scale or at a rung. Imports no torch.
 
     The name ``8M`` is GF-MH at 8M whatever the scale says. Raises ``UnknownModelError``, ``UnknownScaleError`` or
     ``ConfigError``.
@@ -145,13 +241,13 @@ def model_config(name: str, scale: str = "3.5M", vocab_size: int = NOMINAL_VOCAB
         raise UnknownModelError(
             f"no model is called {name!r}.{did_you_mean(name, tuple(known))} Known: {', '.join(known)}"
         )
-    if scale not in SCALES:
+    if scale not in SCALES and scale not in RUNGS:
         raise UnknownScaleError(
             f"no scale is called {scale!r} (model {name}).{did_you_mean(scale, tuple(SCALES))} "
             f"Known: {', '.join(SCALES)}"
         )
     entry = _REGISTRY[name]
-    shape = _SHAPES[entry.family][scale]
+    shape = (_SHAPES if scale in SCALES else _RUNG_SHAPES)[entry.family][scale]
     layers = _layers(entry, shape.num_layers)
     return ModelConfig(
         name=name,
@@ -178,8 +274,8 @@ def get_model(name: str, scale: str = "3.5M", vocab_size: int = NOMINAL_VOCAB_SI
 
 
 def _head_size(scale: str) -> int:
-    """Of RWKV-6 and of attention: 64, but 32 at the smallest width, so that there are 4 heads and not 2."""
-    return 32 if scale == "3.5M" else 64
+    """Of RWKV-6 and of attention: 64, but 32 below 8M, so that there are 4 heads and not 2 at the smallest scale."""
+    return 32 if (SCALES | RUNGS)[scale] < SCALES["8M"] else 64
 
 
 def _layers(entry: _Entry, num_layers: int) -> tuple[tuple[str, ...], ...]:

@@ -1,7 +1,10 @@
 """What every suite shares: the subject under test, its data and its trained runs."""
 
+from collections.abc import Sequence
+
 import pytest
 
+from harness.graduation.plan import PlannedTraining
 from harness.plugin.settings import Settings
 from harness.plugin.settings import Subject as Described
 
@@ -56,6 +59,14 @@ def pytest_groundthink_describe_subject(settings: Settings) -> Described:
     corpus = settings.corpus or data.corpus
     about = resolve(settings.model, settings.scale).describe(data.vocab_size)
     return Described(settings.model, about.branches, about.parameters, corpus, corpus in BUILT_IN)
+
+
+@pytest.hookimpl
+def pytest_groundthink_trainings(settings: Settings, recipes: Sequence[str]) -> list[PlannedTraining]:
+    """The trainings behind some recipes, and what the store holds of them."""
+    from fixtures.plan import planned_trainings
+
+    return planned_trainings(_bench(settings), recipes)
 
 
 @pytest.fixture(scope="session")
@@ -134,37 +145,39 @@ def samples(bench, trained, require_hooks):
 @pytest.fixture
 def ablations(bench, trained, require_hooks, judge):
     """``(seed, ablation, where)``: what the state of each branch of everything trained is worth to the next tokens."""
-    from fixtures.bench import SAMPLE_WINDOWS
-    from harness.interaction import StateAblation, ablate_states, branches_with_memory
+    from harness.interaction import branches_with_memory
 
-    windows = bench.windows(SAMPLE_WINDOWS.get(bench.subject.scale, 256))
     found = []
     for seed, model, where in trained:
         require_hooks(model, "state")
         if not branches_with_memory(model, bench.device):
             judge.na("no branch has a state that lasts, so there is none to take away")
-        measured = bench.measured(
-            f"state ablation on {len(windows)} windows, seed {seed}",
-            StateAblation,
-            model,
-            lambda model=model, seed=seed: ablate_states(model, windows, device=bench.device, seed=seed),
-        )
+        measured = bench.state_ablation(model, seed)
         found.append((seed, measured, where | {"n": measured.windows, "n_clusters": measured.documents}))
     return found
 
 
 @pytest.fixture
-def magnitudes(bench, trained, require_hooks):
-    """``(magnitudes, where)`` of everything trained."""
+def sizes_of(bench):
+    """``sizes_of(model)``: how large the states of a model are."""
     from harness.state_size import Magnitudes, measure_magnitudes
 
+    def measure(model):
+        windows = bench.windows(MAGNITUDE_WINDOWS, MAGNITUDE_LENGTH)
+        return bench.measured(
+            f"magnitudes of {MAGNITUDE_WINDOWS} windows of {MAGNITUDE_LENGTH}", Magnitudes, model,
+            lambda: measure_magnitudes(model, windows, device=bench.device),
+        )  # fmt: skip
+
+    return measure
+
+
+@pytest.fixture
+def magnitudes(sizes_of, trained, require_hooks):
+    """``(magnitudes, where)`` of everything trained."""
     found = []
     for _, model, where in trained:
         require_hooks(model, "state")
-        windows = bench.windows(MAGNITUDE_WINDOWS, MAGNITUDE_LENGTH)
-        sizes = bench.measured(
-            f"magnitudes of {MAGNITUDE_WINDOWS} windows of {MAGNITUDE_LENGTH}", Magnitudes, model,
-            lambda model=model, windows=windows: measure_magnitudes(model, windows, device=bench.device),
-        )  # fmt: skip
+        sizes = sizes_of(model)
         found.append((sizes, where | {"n": sizes.num_windows, "n_clusters": sizes.num_documents}))
     return found

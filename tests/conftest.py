@@ -10,6 +10,9 @@ install_import_hook(["kernels", "models"], "beartype.beartype")
 
 pytest_plugins = ["pytester"]
 
+# Sessions inside tests are no part of a job of GitHub Actions: its summary is not theirs
+os.environ.pop("GITHUB_ACTIONS", None)
+
 # Timings on shared machines say nothing about correctness, so no deadline
 settings.register_profile("dev", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", parent=settings.get_profile("dev"), derandomize=True)

@@ -8,8 +8,12 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
+
+from filelock import ReadWriteLock
 
 from harness.errors import HarnessError
 from harness.records import Status
@@ -18,7 +22,7 @@ POLL_SECONDS = 0.1
 
 
 class Board:
-    """Plan, finished items, published runs and figures of a session.
+    """Plan, finished items, and what checks published: runs, figures, numbers by item.
 
     waits  whether an item may wait for one that runs in another process. True only where items are handed out in
            order, so that what is waited for is always running or about to.
@@ -60,6 +64,22 @@ class Board:
             statuses.append(status)
         return statuses
 
+    @contextmanager
+    def beside_others(self) -> Iterator[None]:
+        """While an item runs that others may run beside."""
+        with self._quiet.read_lock():
+            yield
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """While an item runs that times the machine: waits until no other item of the session runs."""
+        with self._quiet.write_lock():
+            yield
+
+    @cached_property
+    def _quiet(self) -> ReadWriteLock:
+        return ReadWriteLock(self.directory / "quiet.db")
+
     def publish_run(self, run: dict[str, object]) -> None:
         """Publish a trained run for the plots of the report; the same run published twice counts once."""
         self._write(f"run-{self._name(json.dumps(run, sort_keys=True))}", run)
@@ -86,6 +106,25 @@ class Board:
     def figures(self) -> list[dict[str, str]]:
         """All published figures, by name."""
         return [json.loads(path.read_text()) for path in sorted(self.directory.glob("figure-*.json"))]
+
+    def publish_items(self, nodeid: str, items: dict[str, object]) -> None:
+        """Publish one metric by item; a test that runs again replaces its own.
+
+        Raises HarnessError when another test has published the same metric of the same seed.
+        """
+        key = json.dumps([items["check"], items["metric"], items["seed"]])
+        taken = self.directory / f"items-{self._name(key)}.json"
+        owner = json.loads(taken.read_text())["nodeid"] if taken.exists() else nodeid
+        if owner != nodeid:
+            raise HarnessError(
+                f"{items['check']}.{items['metric']} of seed {items['seed']} is published by item in {owner} already; "
+                "publish it once"
+            )
+        self._write(taken.stem, {"nodeid": nodeid, "items": items})
+
+    def items(self) -> list[dict[str, object]]:
+        """All published metrics by item."""
+        return [json.loads(path.read_text())["items"] for path in sorted(self.directory.glob("items-*.json"))]
 
     def _name(self, nodeid: str) -> str:
         return hashlib.sha256(nodeid.encode()).hexdigest()[:32]

@@ -8,7 +8,8 @@ from harness.checks import MARKERS, Check
 from harness.errors import HarnessError
 from harness.plugin.board import group_by_check
 from harness.plugin.options import BOARD
-from harness.plugin.settings import SETTINGS, TABLES, Tables
+from harness.plugin.settings import SETTINGS, TABLES
+from harness.tables import Tables
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,26 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         item.stash[DEMAND] = demand
         for demanded in demand.check.scales:
             item.add_marker(MARKERS[demanded])
-        if scale not in demand.check.scales:
+        if not _wanted(config, item, demand.check, scale):
             dropped.append(item)
     if dropped:
         config.hook.pytest_deselected(items=dropped)
         items[:] = [item for item in items if item not in set(dropped)]
+
+
+def _wanted(config: pytest.Config, item: pytest.Item, check: Check, scale: str) -> bool:
+    """Whether a check runs: what the scale demands under ``--graduate``, else what runs at it and studies by name."""
+    if config.stash[SETTINGS].graduates:
+        return check.id in config.stash[TABLES].evidence.scale(scale).demands
+    if scale not in check.scales:
+        return False
+    return not check.study or any(_names(config, argument, item) for argument in config.args)
+
+
+def _names(config: pytest.Config, argument: str, item: pytest.Item) -> bool:
+    """Whether an argument of the command line names this very file, or a test in it."""
+    path = config.invocation_params.dir / argument.partition("::")[0]
+    return path.resolve() == item.path.resolve()
 
 
 def _demand_of(item: pytest.Item, tables: Tables) -> Demand | None:
@@ -65,7 +81,10 @@ class Ordering:
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
-        """Sort the checks by the depth of their prerequisites, stably, in the places that checks occupy."""
+        """Sort the checks by the depth of their prerequisites, stably, in the places that checks occupy.
+
+        Those that want the machine to themselves come last: the others need not wait for them.
+        """
         places = [index for index, item in enumerate(items) if DEMAND in item.stash]
         needs: dict[str, set[str]] = {}
         for index in places:
@@ -75,7 +94,12 @@ class Ordering:
             depths = config.stash[TABLES].checks.depths(needs)
         except HarnessError as error:
             raise pytest.UsageError(str(error)) from error
-        ordered = sorted((items[index] for index in places), key=lambda item: depths[item.stash[DEMAND].check.id])
+
+        def place(item: pytest.Item) -> tuple[bool, int]:
+            check = item.stash[DEMAND].check
+            return check.alone, depths[check.id]
+
+        ordered = sorted((items[index] for index in places), key=place)
         for index, item in zip(places, ordered, strict=True):
             items[index] = item
 

@@ -1,12 +1,19 @@
 """The controller's side: gathers records from every process, misses what did not come, decides, reports."""
 
+import os
 import shlex
 import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
 
 import pytest
 
+from harness.graduation.ledger import Seal
+from harness.items import ItemSet
 from harness.plugin.board import Board, group_by_check
-from harness.plugin.judge import RECORD
+from harness.plugin.judge import RECORD, SEAL
+from harness.plugin.pace import Pace
+from harness.plugin.planning import plan_of
 from harness.plugin.settings import BASELINE, SETTINGS, TABLES, describe_subject
 from harness.records import Record, Status
 from harness.report import Report, RunFacts
@@ -19,11 +26,31 @@ class Controller:
         self.config = config
         self.board = board
         self.records: list[Record] = []
+        self.seals: list[Seal] = []
         self.finished: set[str] = set()
         self.crashed: set[str] = set()
         self.plain_failures = 0
         self.report: Report | None = None
         self._began = time.perf_counter()
+        self._pace: Pace | None = None
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Begin to show how the session gets on. Under xdist nothing is collected here: see the next hook."""
+        if not self.config.option.collectonly and self.board.planned():
+            self._show_pace()
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_node_collection_finished(self, node: object, ids: Sequence[str]) -> None:
+        """The first worker knows what will run."""
+        if self._pace is None and self.board.planned():
+            self._show_pace()
+
+    def _show_pace(self) -> None:
+        seconds = plan_of(self.config).seconds if self.config.stash[SETTINGS].graduates else None
+        planned = len(self.board.planned())
+        self._pace = Pace(self.board.directory, lambda: (len(self.finished), planned), seconds)
+        self._pace.start()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take the records of an item once: the report of its teardown carries all of them."""
@@ -35,6 +62,8 @@ class Controller:
         if texts:
             self.finished.add(report.nodeid)
             self.records += [Record.model_validate_json(str(text)) for text in texts]
+            seals = (text for name, text in report.user_properties if name == SEAL)
+            self.seals += [Seal.model_validate_json(str(text)) for text in seals]
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         """Count a file that could not be collected: with --continue-on-collection-errors nothing else would."""
@@ -58,6 +87,8 @@ class Controller:
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         """Decide, write the report and set the exit code; pytest's own 2 to 5 stay."""
         self.board.close()
+        if self._pace is not None:
+            self._pace.stop()
         planned = self.board.planned()
         if not planned:
             return
@@ -109,6 +140,11 @@ class Controller:
             scope=settings.scope,
             scale=settings.scale,
             seeds=settings.seeds,
+            graduates=settings.graduates,
+            seals=self.seals,
+            branches=subject.branches if subject else (),
+            overrides=settings.overrides,
+            waivers=settings.waivers,
             command=shlex.join(["pytest", *arguments]),
             records=self.records,
             planned=planned,
@@ -121,23 +157,28 @@ class Controller:
             interrupted=interrupted,
             runs=self.board.runs(),
             figures=self.board.figures(),
+            items=[ItemSet.model_validate(items) for items in self.board.items()],
             baseline=self.config.stash.get(BASELINE, None),
             baseline_name=str(settings.baseline or ""),
             provenance={
                 **collect(settings.device),
                 "seeds": list(settings.seeds),
-                "thresholds_sha256": tables.thresholds.sha256,
+                **tables.hashes,
+                "date": datetime.now(UTC).isoformat(timespec="seconds"),
                 "wall_s": time.perf_counter() - self._began,
             },
         )
-        return write_report(facts, tables.checks, tables.thresholds, settings.report)
+        return write_report(facts, tables, settings.report)
 
     @pytest.hookimpl(trylast=True)
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """The summary of the run, worst check first."""
         if self.report is None:
             return
+        from harness.github import tell
         from harness.plugin.terminal import write_summary
 
-        checks = self.config.stash[TABLES].checks
-        write_summary(terminalreporter, self.report, checks, self.config.stash[SETTINGS].report)
+        tables, directory = self.config.stash[TABLES], self.config.stash[SETTINGS].report
+        write_summary(terminalreporter, self.report, tables.checks, directory)
+        for line in tell(os.environ, self.report, tables, directory, self.config.rootpath):
+            terminalreporter.write_line(line)

@@ -3,7 +3,7 @@
 import textwrap
 
 from harness.checks import MARKERS, Check, Checks
-from harness.plugin.settings import Tables
+from harness.tables import Tables
 from harness.wording import format_band
 
 WIDTH = 100
@@ -19,8 +19,9 @@ def explain(name: str, tables: Tables) -> str:
         ("method", check.method),
         ("needs", _needs(check, tables.checks)),
         ("applies to", "hybrids (NA for a model with one branch)" if check.branches == "hybrid" else "every model"),
-        ("demanded at", ", ".join(f"{scale} (-m {MARKERS[scale]})" for scale in check.scales)),
-        ("hard gate", "yes: a FAIL forbids scaling up" if check.hard_gate else "no"),
+        ("runs at", ", ".join(f"{scale} (-m {MARKERS[scale]})" for scale in check.scales)),
+        ("demanded at", ", ".join(tables.evidence.demanded_at(check.id)) or "no scale: it informs"),
+        ("hard gate", _gates(check, tables)),
         ("must catch", ", ".join(f"mutant:{name}" for name in check.mutants) or "no mutant yet"),
         ("known answers", ", ".join(check.known_answers) or "none yet"),
         ("source", check.source),
@@ -35,6 +36,11 @@ def _needs(check: Check, checks: Checks) -> str:
     if not check.needs:
         return "nothing"
     return ", ".join(f"{need} ({checks[need].title})" for need in check.needs) + "; not run when one of them failed"
+
+
+def _gates(check: Check, tables: Tables) -> str:
+    gates = dict.fromkeys(gate.id for scale in check.scales for gate in tables.evidence.gates_of(check.id, scale))
+    return f"{', '.join(gates)}: a FAIL is NO-GO, a WARN caps the verdict at CAUTION" if gates else "no"
 
 
 def _limits(check: Check, tables: Tables) -> list[str]:

@@ -1,15 +1,17 @@
 """Hooks the plugin calls. Suites implement them: the plugin itself knows neither models nor corpora."""
 
-from pathlib import Path
+from collections.abc import Sequence
 
 import pytest
 
+from harness.graduation.plan import PlannedTraining
 from harness.plugin.settings import Settings, Subject
+from harness.tables import TablePaths
 
 
 @pytest.hookspec(firstresult=True)
-def pytest_groundthink_tables(config: pytest.Config) -> tuple[Path, Path] | None:
-    """The paths of checks.toml and thresholds.toml; the plugin's own tests bring small ones."""
+def pytest_groundthink_tables(config: pytest.Config) -> TablePaths | None:
+    """The paths of checks.toml, thresholds.toml and evidence.toml; the plugin's own tests bring small ones."""
 
 
 def pytest_groundthink_validate(settings: Settings) -> None:
@@ -26,6 +28,11 @@ def pytest_groundthink_prepare(settings: Settings) -> None:
     Called in the controller when a session that runs suites starts. Raise HarnessError: its message is shown once,
     instead of once a check, and pytest exits with 4.
     """
+
+
+@pytest.hookspec(firstresult=True)
+def pytest_groundthink_trainings(settings: Settings, recipes: Sequence[str]) -> list[PlannedTraining] | None:
+    """The trainings behind some recipes, each once, and what the store holds of them. Nothing is trained."""
 
 
 @pytest.hookspec(firstresult=True)

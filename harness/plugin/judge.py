@@ -14,6 +14,7 @@ from harness.records import Record, Status, status_of
 from harness.thresholds import Thresholds, judge_value
 
 RECORD = "groundthink.record"
+SEAL = "groundthink.seal"
 
 
 class NonVerdictError(Exception):

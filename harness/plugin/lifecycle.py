@@ -5,18 +5,22 @@ The outcome follows from the records alone; a test that judged nothing is MISSIN
 """
 
 from collections.abc import Generator
+from contextlib import ExitStack
 
 import pytest
 
 from harness.errors import HarnessError
+from harness.graduation.ledger import seal
 from harness.known_answers import run_known_answers
 from harness.plugin.collection import DEMAND, ITEMS_BY_CHECK, Demand
-from harness.plugin.judge import EVIDENCE, Evidence, NonVerdictError
+from harness.plugin.judge import EVIDENCE, SEAL, Evidence, NonVerdictError
 from harness.plugin.judge import judge as judge  # a fixture of this plugin
 from harness.plugin.message import verdict_message
-from harness.plugin.options import BOARD
+from harness.plugin.options import BOARD, is_worker
 from harness.plugin.settings import SETTINGS, TABLES, describe_subject
 from harness.records import BLOCKING, Status, worst
+
+QUIET = pytest.StashKey[ExitStack]()
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -25,10 +29,13 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     if DEMAND not in item.stash:
         return (yield)
     config = item.config
-    item.stash[EVIDENCE] = evidence = Evidence(
-        item, item.stash[DEMAND].check, config.stash[SETTINGS], config.stash[TABLES].thresholds
-    )
-    result = yield
+    check = item.stash[DEMAND].check
+    item.stash[EVIDENCE] = evidence = Evidence(item, check, config.stash[SETTINGS], config.stash[TABLES].thresholds)
+    with ExitStack() as quiet:
+        item.stash[QUIET] = quiet
+        if not check.alone and is_worker(config):
+            quiet.enter_context(config.stash[BOARD].beside_others())
+        result = yield
     config.stash[BOARD].finish(item.nodeid, evidence.status)
     return result
 
@@ -41,6 +48,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     evidence, demand = item.stash[EVIDENCE], item.stash[DEMAND]
     _require_prerequisites(evidence, demand)
     _require_applicable(evidence)
+    if demand.check.alone and is_worker(item.config):
+        # not before: a prerequisite that another process runs could wait for this one
+        item.stash[QUIET].enter_context(item.config.stash[BOARD].alone())
     # whatever a known-answer test raises, the metric behind it cannot be trusted
     known = pytest.CallInfo.from_call(lambda: run_known_answers(demand.check), when="setup", reraise=KeyboardInterrupt)
     if known.excinfo is not None:
@@ -95,6 +105,9 @@ def pytest_runtest_makereport(
     unexpected = _absorb(evidence, call)
     if call.when == "call" and call.excinfo is None and not any(not record.info for record in evidence.records):
         evidence.add("", Status.MISSING, "the test ended without judging anything")
+    if call.when == "teardown":
+        text = seal(item.nodeid, evidence.check.id, evidence.records).model_dump_json()
+        item.user_properties.append((SEAL, text))
     report = yield
     if call.when == "call" or call.excinfo is not None:
         _translate(report, evidence, unexpected)

@@ -1,22 +1,27 @@
 """Options, ``--explain`` and the refusal of bad usage: everything that is decided before collection."""
 
+import os
 import re
 import shutil
 import sys
 import tempfile
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from harness.baseline import load_baseline
-from harness.checks import CHECKS_PATH, MARKERS, SCALES, load_checks
+from harness.checks import MARKERS, SCALES
 from harness.comparison import Metrics
-from harness.errors import HarnessError
+from harness.errors import HarnessError, did_you_mean
+from harness.graduation.evidence import EvidenceTable
+from harness.graduation.waivers import Waiver, load_waivers
 from harness.plugin import hookspecs
 from harness.plugin.board import Board
 from harness.plugin.controller import Controller
+from harness.plugin.planning import plan_of
 from harness.plugin.settings import (
     BASELINE,
     DEFAULT_MODEL,
@@ -25,15 +30,15 @@ from harness.plugin.settings import (
     SETTINGS,
     TABLES,
     Settings,
-    Tables,
     log_states_override,
     parse_overrides,
     require_writable,
     scale_of,
     seeds_of,
 )
+from harness.progress import HEARTBEATS
 from harness.report import METRICS_FILE
-from harness.thresholds import THRESHOLDS_PATH, load_thresholds
+from harness.tables import Tables, load_tables
 
 if TYPE_CHECKING:
     from xdist.workermanage import WorkerController
@@ -69,7 +74,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         choices=("auto", "cpu", "cuda"),
         help="where to train and measure; auto takes a GPU if there is one (default: %(default)s)",
     )
-    group.addoption("--seeds", default="1", metavar="N", help="seeds 0 .. N-1 of every training (default: %(default)s)")
+    group.addoption(
+        "--graduate",
+        metavar="SCALE",
+        help="may a model of 3.5M, 8M, 30M or 125M be scaled up? Runs all that is demanded, renders the decision",
+    )
+    group.addoption(
+        "--dry-run",
+        action="store_true",
+        help="with --graduate: print the plan, its cost and what the store holds, and exit",
+    )
+    group.addoption(
+        "--waivers", metavar="FILE", help="with --graduate: who answers for which failed check, until when (TOML)"
+    )
+    group.addoption(
+        "--seeds",
+        metavar="N",
+        help="seeds 0 .. N-1 of every training (default: 1; with --graduate what the evidence table demands)",
+    )
     group.addoption(
         "--set",
         action="append",
@@ -105,7 +127,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> int | None:
-    """Answer ``--explain`` instead of running anything."""
+    """Answer ``--explain`` and ``--dry-run`` instead of running anything."""
+    if config.option.dry_run and config.option.graduate is not None:
+        return _dry_run(config)
     if config.option.explain is None:
         return None
     from harness.plugin.explain import explain
@@ -128,6 +152,8 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     config.addinivalue_line("markers", "kat: a known-answer test of a metric")
     runs = runs_suites(config) and not config.option.collectonly
+    if config.option.graduate is not None and not is_worker(config):
+        _choose_suites(config)
     try:
         config.stash[TABLES] = _load_tables(config)
         config.stash[SETTINGS] = settings = _parse(config, resolve=runs)
@@ -159,6 +185,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Remove what the processes of this session shared."""
     if not is_worker(config) and BOARD in config.stash:
+        os.environ.pop(HEARTBEATS, None)
         shutil.rmtree(config.stash[BOARD].directory)
 
 
@@ -185,16 +212,31 @@ def settings(request: pytest.FixtureRequest) -> Settings:
     return request.config.stash[SETTINGS]
 
 
+def _dry_run(config: pytest.Config) -> int:
+    """Print the plan of ``--graduate``. The store and the corpus are read; nothing is trained and no check runs."""
+    config._do_configure()
+    try:
+        config.hook.pytest_groundthink_prepare(settings=config.stash[SETTINGS])
+        sys.stdout.write("\n".join(plan_of(config).lines()) + "\n")
+    except HarnessError as error:
+        raise pytest.UsageError(str(error)) from error
+    finally:
+        config._ensure_unconfigure()
+    return 0
+
+
 def is_worker(config: pytest.Config) -> bool:
     """Whether this process is a worker of pytest-xdist."""
     return hasattr(config, "workerinput")
 
 
 def runs_suites(config: pytest.Config) -> bool:
-    """Whether the command line reaches into ``suites/``: by a path inside it, or by one that holds it."""
+    """Whether the command line reaches into ``suites/``: by ``--graduate``, a path inside it, or one that holds it."""
     suites = config.rootpath / "suites"
     if not suites.is_dir():
         return False
+    if config.option.graduate is not None:
+        return True
     for argument in config.args:
         path = (config.invocation_params.dir / argument.partition("::")[0]).resolve()
         if path.is_relative_to(suites) or suites.is_relative_to(path):
@@ -209,22 +251,25 @@ def _share_board(config: pytest.Config) -> None:
         return
     board = Board(Path(tempfile.mkdtemp(prefix="groundthink-")), waits=False)
     config.stash[BOARD] = board
+    # inherited by xdist workers and by every process that trains for this session
+    os.environ[HEARTBEATS] = str(board.directory)
     config.pluginmanager.register(Controller(config, board), "groundthink-controller")
 
 
 def _load_tables(config: pytest.Config) -> Tables:
-    paths = config.hook.pytest_groundthink_tables(config=config)
-    checks_path, thresholds_path = paths or (CHECKS_PATH, THRESHOLDS_PATH)
-    tables = Tables(load_checks(checks_path), load_thresholds(thresholds_path))
-    for check_id in tables.thresholds.checks:
-        tables.checks.find(check_id)
-    return tables
+    return load_tables(config.hook.pytest_groundthink_tables(config=config))
 
 
 def _parse(config: pytest.Config, resolve: bool) -> Settings:
     option = config.option
-    markers = {re.split(r"[:(]", line)[0].strip() for line in config.getini("markers")}
-    scale = scale_of(option.markexpr, markers)
+    scale = _scale(config)
+    evidence = config.stash[TABLES].evidence
+    demanded = evidence.scale(scale).seeds if option.graduate else 1
+    seeds = seeds_of(option.seeds if option.seeds is not None else str(demanded))
+    if len(seeds) < demanded:
+        raise HarnessError(
+            f"--seeds {option.seeds}: --graduate {scale} demands {demanded} seeds; leave --seeds out, or give more"
+        )
     checkpoint = Path(option.checkpoint) if option.checkpoint else None
     if checkpoint is not None and not checkpoint.exists():
         raise HarnessError(f"--checkpoint {checkpoint}: there is no such file or directory")
@@ -239,13 +284,57 @@ def _parse(config: pytest.Config, resolve: bool) -> Settings:
         corpus=option.corpus,
         device=_resolve_device(option.device) if resolve else option.device,
         scale=scale,
-        seeds=seeds_of(option.seeds),
+        seeds=seeds,
         overrides=parse_overrides([*option.overrides, *log_states_override(option.log_states)]),
         store=Path(option.store),
         report=Path(option.report) if option.report else default_report,
         fail_on_warn=option.fail_on_warn,
         baseline=baseline,
+        graduates=option.graduate is not None,
+        waivers=_read_waivers(option.waivers, evidence, scale) if option.waivers else (),
     )
+
+
+def _scale(config: pytest.Config) -> str:
+    """The scale of the session: by ``--graduate``, which chooses its own suites, or by ``-m``."""
+    option = config.option
+    if option.graduate is None:
+        for given, name in ((option.dry_run, "--dry-run"), (option.waivers, "--waivers")):
+            if given:
+                raise HarnessError(f"{name} belongs to --graduate SCALE: pytest --graduate 3.5M {name}")
+        markers = {re.split(r"[:(]", line)[0].strip() for line in config.getini("markers")}
+        return scale_of(option.markexpr, markers)
+    given = [f"-m {option.markexpr}"] if option.markexpr else []
+    given += [f"-k {option.keyword}"] if option.keyword else []
+    given += [str(path) for path in option.file_or_dir] if not is_worker(config) else []
+    if given:
+        raise HarnessError(
+            f"--graduate {option.graduate} chooses its own suites, and {', '.join(given)} would leave evidence out; "
+            "give it alone, or run the suite without --graduate"
+        )
+    if option.graduate not in MARKERS:
+        raise HarnessError(f"--graduate {option.graduate}: no such scale; {did_you_mean(option.graduate, MARKERS)}")
+    return str(option.graduate)
+
+
+def _choose_suites(config: pytest.Config) -> None:
+    """Collect all suites, whatever directory the user is in: the evidence table decides which checks run.
+
+    Their conftest.py implements this plugin's hooks. pytest loads it early for the paths of the command line, of which
+    there is none here.
+    """
+    suites = config.rootpath / "suites"
+    config.args = [str(suites)]
+    config.pluginmanager._loadconftestmodules(
+        suites,
+        config.getoption("importmode"),
+        config.rootpath,
+        consider_namespace_packages=config.getini("consider_namespace_packages"),
+    )
+
+
+def _read_waivers(path: str, evidence: EvidenceTable, scale: str) -> tuple[Waiver, ...]:
+    return load_waivers(Path(path), evidence, scale, today=datetime.now(UTC).date())
 
 
 def _read_baseline(path: Path, scale: str) -> Metrics:

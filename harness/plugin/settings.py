@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from harness.checks import MARKERS, SCALES, Checks
+from harness.checks import MARKERS, SCALES
 from harness.comparison import Metrics
 from harness.errors import HarnessError, did_you_mean
-from harness.thresholds import Thresholds
+from harness.graduation.waivers import Waiver
+from harness.tables import Tables
 
 DEFAULT_MODEL = "GF-MH"
 DEFAULT_STORE = ".groundthink"
@@ -31,6 +32,7 @@ class Settings:
     scale      nominal parameters: ``3.5M``, ``8M``, ``30M`` or ``125M``
     overrides  dotted key -> value as typed, from ``--set`` and ``--log-states``
     baseline   numbers of an earlier run, or the directory of its report, to hold this one against
+    graduates  whether this is a decision on scaling up (``--graduate``); waivers that it takes into account
     """
 
     model: str
@@ -44,6 +46,8 @@ class Settings:
     report: Path
     fail_on_warn: bool
     baseline: Path | None = None
+    graduates: bool = False
+    waivers: tuple[Waiver, ...] = ()
 
     @property
     def scope(self) -> str:
@@ -79,14 +83,6 @@ class Subject:
     parameters: int | None = None
     corpus: str = ""
     embedded_corpus: bool = False
-
-
-@dataclass(frozen=True)
-class Tables:
-    """The two tables in force."""
-
-    checks: Checks
-    thresholds: Thresholds
 
 
 SETTINGS = pytest.StashKey[Settings]()

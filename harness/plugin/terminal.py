@@ -10,6 +10,7 @@ from rich.text import Text
 
 from harness.checks import Checks
 from harness.comparison import Comparison
+from harness.graduation.matrix import CategoryScore
 from harness.records import Status
 from harness.report import DECISION_FILES, STATEFULNESS_FILES, CheckResult, Report
 from harness.statefulness import in_brief, statefulness
@@ -22,8 +23,13 @@ STYLES = {
     "INVALID": "bold magenta",
     "MISSING": "bold magenta",
     "INCOMPLETE": "bold magenta",
+    "GO": "bold green",
+    "CAUTION": "bold yellow",
+    "HOLD": "bold red",
+    "NO-GO": "bold red",
 }
 MOST_CHANGES = 8
+MOST_REASONS = 8
 WITH_ADVICE = (Status.FAIL, Status.INVALID, Status.MISSING, Status.WARN)
 
 
@@ -40,6 +46,8 @@ def write_summary(reporter: pytest.TerminalReporter, report: Report, checks: Che
     console.print(Text(report.headline, style=STYLES.get(report.outcome, "bold")))
     for stamp in report.stamps:
         console.print(Text(f"  {stamp}", style="dim"))
+    if report.kind == "graduation":
+        _decide(console, report)
     console.print(_table(report))
     for result in report.checks:
         if result.status in WITH_ADVICE:
@@ -76,6 +84,34 @@ def _table(report: Report) -> Table:
             result.margin,
         )
     return table
+
+
+def _decide(console: Console, report: Report) -> None:
+    """The matrix, the hard gates and the reasons: why the verdict is no better."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("category", "score", "weight"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("why", overflow="fold")
+    for name, category in report.categories.items():
+        score = "none" if category.score is None else f"{category.score} of 3"
+        style = "bold magenta" if category.score is None else "bold red" if category.score == 0 else ""
+        table.add_row(name, Text(score, style=style), f"{category.weight:g}", Text(_because(category)))
+    console.print(table)
+    for gate in report.hard_gates:
+        why = f": {gate.why}" if gate.why else ""
+        console.print(
+            Text(f"{gate.id}  ").append(gate.status, STYLES.get(gate.status, "dim")).append(f"  {gate.title}{why}")
+        )
+    for reason in report.reasons[:MOST_REASONS]:
+        console.print(Text(f"  {reason}"))
+    if len(report.reasons) > MOST_REASONS:
+        console.print(f"  and {len(report.reasons) - MOST_REASONS} further reasons: see the report")
+
+
+def _because(category: CategoryScore) -> str:
+    lacks = "; ".join(category.unmet[:2])
+    more = f"; and {len(category.unmet) - 2} more" if len(category.unmet) > 2 else ""
+    return f"{category.why}. {lacks}{more}" if lacks else category.why
 
 
 def _limit(band: tuple[float, float], calibrated: bool) -> str:

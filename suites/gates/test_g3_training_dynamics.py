@@ -29,9 +29,11 @@ def test_training_loss_falls(finished, bench, judge):
         judge("trend_slope", trend.slope, ci=trend.slope_ci, **where)
 
 
-def test_validation_beats_the_unigram_model(finished, bench, judge):
+def test_validation_beats_the_unigram_model(finished, bench, judge, publish_items):
     for run in finished:
         final = bench.final_loss(run)
+        documents = run.log.final_documents()
+        publish_items("val_loss", documents, seed=run.seed, unit="nats/token", direction="lower")
         where = bench.where(run) | {"n": final.loss.n, "n_clusters": final.loss.n_clusters}
         naive = ", ".join(f"{name} {nats:.3f}" for name, nats in final.naive.items())
         judge.info("val_loss", final.loss.value, ci=final.loss.ci, unit="nats/token", note=naive, **where)

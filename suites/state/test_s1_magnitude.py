@@ -44,4 +44,10 @@ def test_the_first_state_is_the_same_for_every_row(weights, judge, require_hooks
         differing = [
             str(path) for path, tensor in rows.items() if not torch.equal(tensor, tensor[:1].expand_as(tensor))
         ]
-        judge.holds("first_state_equal_for_all_rows", not differing, note=", ".join(differing[:3]), case=where["case"])
+        judge.holds(
+            "first_state_equal_for_all_rows",
+            not differing,
+            note=", ".join(differing[:3]),
+            case=where["case"],
+            seed=where["seed"],
+        )

@@ -7,65 +7,23 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from plugin_project import check_row
+from made_up_report import TABLE, claim, facts, measured
+from plugin_project import check_row, write_tables
 
 from harness.baseline import load_baseline
-from harness.checks import load_checks
 from harness.figures import LineFigure, figure_from_json, figure_to_json
 from harness.plots import exponential_average
-from harness.records import Limits, Record, Status
+from harness.records import Status
 from harness.render import write_report
-from harness.report import METRICS_FILE, THRESHOLDS_FILE, Report, RunFacts, build_report, decide
-from harness.rescore import main, rescore
-from harness.thresholds import judge_value, load_thresholds
+from harness.report import METRICS_FILE, Report, build_report, decide
+from harness.rescore import rescore
 from harness.wording import format_band, format_measurement, label
-
-TABLE = """
-[A1.ratio]
-unit = "1"
-direction = "band"
-pass = [0.3, 3.0]
-warn = [0.1, 10.0]
-source = "a source"
-calibrated = false
-"""
 
 
 @pytest.fixture
 def tables(tmp_path):
-    (tmp_path / "checks.toml").write_text(check_row("A1") + check_row("B1") + check_row("L1", scales=["125M"]))
-    (tmp_path / "thresholds.toml").write_text(TABLE)
-    return load_checks(tmp_path / "checks.toml"), load_thresholds(tmp_path / "thresholds.toml")
-
-
-def measured(value, ci=None, **fields):
-    limits = Limits(pass_band=(0.3, 3.0), warn_band=(0.1, 10.0), source="a source", calibrated=False)
-    base = {"check": "A1", "metric": "ratio", "nodeid": "a", "scale": "3.5M", "unit": "1", "seeds": (0,)}
-    status = judge_value(limits, value, ci)
-    return Record(**{**base, "status": status, "value": value, "ci": ci, "threshold": limits, **fields})
-
-
-def claim(status, check="B1", nodeid="b", **fields):
-    return Record(check=check, metric="claim", status=status, nodeid=nodeid, scale="3.5M", **fields)
-
-
-def facts(*records, **changes):
-    base = {
-        "model": "GF-MH",
-        "parameters": 3_500_000,
-        "corpus": "sotu",
-        "embedded_corpus": False,
-        "device": "cuda",
-        "scope": "cuda",
-        "scale": "3.5M",
-        "seeds": (0, 1, 2),
-        "command": "pytest suites",
-        "records": records,
-        "planned": {record.nodeid: record.check for record in records},
-        "rerun": {"A1": "pytest a", "B1": "pytest b"},
-        "provenance": {"git": {"sha": "0" * 40, "dirty": False}, "wall_s": 1.5, "cpu": "a|b <cpu>"},
-    }
-    return RunFacts(**{**base, **changes})
+    rows = check_row("A1"), check_row("B1"), check_row("L1", scales=["125M"])
+    return write_tables(tmp_path, *rows, limits=TABLE)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +53,7 @@ def test_taking_evidence_away_never_improves_the_exit_code(statuses, lost):
 
 
 def test_a_check_takes_its_worst_record_and_the_worst_check_comes_first(tables):
-    report = build_report(facts(measured(1.0), measured(5.0, layer=2), claim(Status.FAIL)), tables[0])
+    report = build_report(facts(measured(1.0), measured(5.0, layer=2), claim(Status.FAIL)), tables)
     assert [(result.id, result.status) for result in report.checks] == [("B1", "FAIL"), ("A1", "WARN")]
     assert report.checks[1].worst.layer == 2
     assert report.checks[1].margin == "-2"
@@ -104,24 +62,24 @@ def test_a_check_takes_its_worst_record_and_the_worst_check_comes_first(tables):
 
 def test_a_check_that_passes_shows_its_tightest_number(tables):
     exact = claim(Status.PASS, check="A1", nodeid="a")
-    report = build_report(facts(exact, measured(1.0), measured(0.31)), tables[0])
+    report = build_report(facts(exact, measured(1.0), measured(0.31)), tables)
     assert report.checks[0].worst.value == 0.31
-    failed = build_report(facts(claim(Status.FAIL, check="A1", nodeid="a"), measured(0.01)), tables[0])
+    failed = build_report(facts(claim(Status.FAIL, check="A1", nodeid="a"), measured(0.01)), tables)
     assert failed.checks[0].worst.metric == "claim"
 
 
 def test_a_planned_item_without_a_record_is_missing(tables):
-    report = build_report(facts(measured(1.0), planned={"a": "A1", "gone": "A1"}), tables[0])
+    report = build_report(facts(measured(1.0), planned={"a": "A1", "gone": "A1"}), tables)
     assert (report.outcome, report.exit_code) == ("INCOMPLETE", 11)
 
 
 def test_a_descriptive_record_never_decides(tables):
-    report = build_report(facts(measured(1.0), measured(50.0, info=True, status=Status.NA)), tables[0])
+    report = build_report(facts(measured(1.0), measured(50.0, info=True, status=Status.NA)), tables)
     assert report.outcome == "PASS"
 
 
 def test_what_the_scale_demands_and_nobody_selected_is_listed(tables):
-    report = build_report(facts(measured(1.0)), tables[0])
+    report = build_report(facts(measured(1.0)), tables)
     assert [(row.check, row.reason) for row in report.not_run] == [("B1", "not selected in this run")]
 
 
@@ -137,25 +95,24 @@ def test_what_the_scale_demands_and_nobody_selected_is_listed(tables):
     ],
 )
 def test_stamps_say_what_the_evidence_is_not(tables, changes, stamp):
-    assert not any(stamp in given for given in build_report(facts(measured(1.0)), tables[0]).stamps)
-    assert any(stamp in given for given in build_report(facts(measured(1.0), **changes), tables[0]).stamps)
+    assert not any(stamp in given for given in build_report(facts(measured(1.0)), tables).stamps)
+    assert any(stamp in given for given in build_report(facts(measured(1.0), **changes), tables).stamps)
 
 
 def test_the_first_line_says_when_the_evidence_is_weak(tables):
-    weak = build_report(facts(measured(1.0), scope="cpu_ref", embedded_corpus=True, scale="8M"), tables[0])
+    weak = build_report(facts(measured(1.0), scope="cpu_ref", embedded_corpus=True, scale="8M"), tables)
     assert weak.headline == "PASS (cpu_ref, embedded corpus): GF-MH at 8M, 1 PASS"
 
 
 def test_uncalibrated_limits_are_counted(tables):
-    report = build_report(facts(measured(1.0), measured(2.0), claim(Status.PASS)), tables[0])
+    report = build_report(facts(measured(1.0), measured(2.0), claim(Status.PASS)), tables)
     assert "1 of 1 limits uncalibrated" in report.stamps
 
 
 def test_the_documents_hold_everything_and_nothing_unescaped(tables, tmp_path):
-    checks, thresholds = tables
     nasty = "<script>alert(1)</script> | {{ 7 * 7 }}"
     out = tmp_path / "out"
-    report = write_report(facts(measured(5.0, (4.0, 6.0), note=nasty), claim(Status.PASS)), checks, thresholds, out)
+    report = write_report(facts(measured(5.0, (4.0, 6.0), note=nasty), claim(Status.PASS)), tables, out)
     html, markdown = (out / "decision.html").read_text(), (out / "decision.md").read_text()
     assert markdown.startswith(f"# {report.headline}\n")
     for text in (html, markdown):
@@ -166,7 +123,7 @@ def test_the_documents_hold_everything_and_nothing_unescaped(tables, tmp_path):
     assert not re.search(r"(src|href)=\"(?!#|data:)", html), "the page loads something from elsewhere"
     rows = [line for line in markdown.splitlines() if line.startswith("| A1 |")]
     assert len(rows) == 1
-    assert len(re.findall(r"(?<!\\)\|", rows[0])) == 8
+    assert len(re.findall(r"(?<!\\)\|", rows[0])) == 9
     assert (out / "thresholds.toml").read_text() == TABLE
     assert json.loads((out / "report.json").read_text())["verdict"] is None
 
@@ -185,7 +142,7 @@ def test_curves_go_into_the_page_and_a_lost_log_costs_only_its_figure(tables, tm
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     runs = [{"directory": str(run), "seed": 0, "name": "GF-MH", "baselines": {"unigram": 7.2}}]
     runs += [{"directory": str(tmp_path / "gone"), "seed": 1, "name": "GF-MH", "baselines": {}}]
-    report = write_report(facts(measured(1.0), runs=runs), *tables, tmp_path / "out")
+    report = write_report(facts(measured(1.0), runs=runs), tables, tmp_path / "out")
     assert report.plots == ["plots/run-0-seed-0.png"]
     assert "data:image/png;base64," in (tmp_path / "out" / "decision.html").read_text()
     assert any("no curves of GF-MH, seed 1" in stamp for stamp in report.stamps)
@@ -199,7 +156,7 @@ def figure(name="f", check="A1", points=((0, 1.0), (1, 2.0))):
 def test_a_figure_is_kept_as_numbers_and_shown_with_its_check(tables, tmp_path):
     out = tmp_path / "out"
     published = [figure("one"), figure("none", points=((0, math.nan),))]
-    report = write_report(facts(measured(1.0), figures=published), *tables, out)
+    report = write_report(facts(measured(1.0), figures=published), tables, out)
     assert [(f.name, f.image, f.data) for f in report.figures] == [
         ("one", "plots/one.png", "plots/one.json"),
         ("none", "", "plots/none.json"),
@@ -216,7 +173,7 @@ def test_a_run_without_state_checks_has_no_page_of_the_state(tables, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     (out / "statefulness.html").write_text("of an earlier run")
-    report = write_report(facts(measured(1.0)), *tables, out)
+    report = write_report(facts(measured(1.0)), tables, out)
     assert report.documents == ["decision.html", "decision.md"]
     assert not (out / "statefulness.html").exists()
     assert "statefulness" not in (out / "decision.html").read_text()
@@ -224,7 +181,7 @@ def test_a_run_without_state_checks_has_no_page_of_the_state(tables, tmp_path):
 
 def test_the_numbers_of_a_report_are_those_of_its_records(tables, tmp_path):
     out = tmp_path / "out"
-    write_report(facts(measured(1.0, (0.9, 1.1)), claim(Status.PASS)), *tables, out)
+    write_report(facts(measured(1.0, (0.9, 1.1)), claim(Status.PASS)), tables, out)
     kept = load_baseline(out)
     assert [(m.check, m.value, m.ci) for m in kept.metrics] == [("A1", 1.0, (0.9, 1.1)), ("B1", 1.0, None)]
     assert (kept.model, kept.scale, kept.git_sha) == ("GF-MH", "3.5M", "0" * 40)
@@ -234,9 +191,9 @@ def test_the_numbers_of_a_report_are_those_of_its_records(tables, tmp_path):
 
 def test_a_baseline_is_shown_in_every_document_and_decides_nothing(tables, tmp_path):
     out = tmp_path / "out"
-    before = build_report(facts(measured(1.0, (0.9, 1.1)), measured(1.0, layer=1)), tables[0])
+    before = build_report(facts(measured(1.0, (0.9, 1.1)), measured(1.0, layer=1)), tables)
     now = facts(measured(2.0, (1.9, 2.1)), baseline=before.metrics, baseline_name="a|<dir>")
-    report = write_report(now, *tables, out)
+    report = write_report(now, tables, out)
     assert (report.outcome, report.exit_code) == ("PASS", 0)
     assert [change.verdict for change in report.comparison.changes] == ["changed"]
     html, markdown = (out / "decision.html").read_text(), (out / "decision.md").read_text()
@@ -246,13 +203,10 @@ def test_a_baseline_is_shown_in_every_document_and_decides_nothing(tables, tmp_p
         assert "1 numbers compared: 1 changed" in text
         assert "Only in the baseline: A1.ratio[layer 1, seed 0]" in text
     assert "no baseline" not in html
-    assert rescore(out) == [f"{THRESHOLDS_FILE} is not the file whose hash the report recorded"]
+    assert rescore(out) == [
+        f"{name}.toml is not the file whose hash the report recorded" for name in ("checks", "thresholds", "evidence")
+    ]
     assert Report.model_validate_json((out / "report.json").read_text()).comparison == report.comparison
-
-
-def test_a_report_of_before_figures_and_baselines_is_still_judged_again(saved):
-    edit(saved, lambda content: [content.pop(name) for name in ("figures", "documents", "comparison")])
-    assert rescore(saved) == []
 
 
 def test_the_smoothed_loss_is_unbiased_and_shows_gaps():
@@ -260,62 +214,6 @@ def test_the_smoothed_loss_is_unbiased_and_shows_gaps():
     smoothed = exponential_average([1.0, math.nan, 1.0])
     assert math.isnan(smoothed[1])
     assert smoothed[2] == pytest.approx(1.0)
-
-
-@pytest.fixture
-def saved(tables, tmp_path):
-    """A report on disk whose every status follows."""
-    checks, thresholds = tables
-    records = (measured(1.0), measured(5.0, (2.0, 6.0)), measured(math.nan), claim(Status.PASS))
-    provenance = {**facts().provenance, "thresholds_sha256": thresholds.sha256}
-    write_report(facts(*records, provenance=provenance), checks, thresholds, tmp_path / "out")
-    return tmp_path / "out"
-
-
-def edit(directory, change):
-    path = directory / "report.json"
-    content = json.loads(path.read_text())
-    change(content)
-    path.write_text(json.dumps(content))
-
-
-def test_a_saved_report_follows_from_its_numbers(saved, capsys):
-    assert rescore(saved) == []
-    assert main([str(saved)]) == 0
-    assert "every status follows" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("change", "fault"),
-    [
-        (lambda c: c["records"][1].update(status="PASS"), "recorded PASS, follows WARN"),
-        (lambda c: c["records"][0].update(value=50.0), "recorded PASS, follows FAIL"),
-        (lambda c: c["records"][0].update(ci=[0.0, 50.0]), "recorded PASS, follows WARN"),
-        (lambda c: c["checks"][0].update(status="PASS"), "A1: recorded PASS, its records give FAIL"),
-        (lambda c: c.update(outcome="PASS"), "recorded outcome PASS"),
-        (lambda c: c.update(exit_code=0), "(exit 0)"),
-        (lambda c: c["checks"].pop(0), "is not listed among the checks"),
-        (lambda c: c["records"][2].update(threshold=None), "has limits in thresholds.toml and records none"),
-    ],
-    ids=["status", "value", "interval", "check", "outcome", "exit code", "check left out", "limits left out"],
-)
-def test_a_report_that_was_touched_up_is_caught(saved, change, fault, capsys):
-    edit(saved, change)
-    assert any(fault in found for found in rescore(saved)), rescore(saved)
-    assert main([str(saved)]) == 1
-
-
-def test_limits_that_were_loosened_afterwards_are_caught(saved):
-    table = saved / "thresholds.toml"
-    table.write_text(table.read_text().replace("3.0]", "9.0]"))
-    faults = rescore(saved)
-    assert any("hash" in fault for fault in faults)
-    assert any("recorded WARN, follows PASS" in fault for fault in faults)
-
-
-def test_a_directory_without_a_report_is_bad_usage(tmp_path, capsys):
-    assert main([str(tmp_path)]) == 4
-    assert "give a directory that --report wrote" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

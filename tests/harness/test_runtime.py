@@ -1,13 +1,10 @@
-"""Random state, threads, the log and progress."""
+"""Random state, threads and the log."""
 
-import io
 import math
 
 import pytest
 import torch
-from rich.console import Console
 
-from harness.progress import BarProgress, LineProgress, make_progress
 from harness.runlog import RunLog, RunLogError, read_rows
 from harness.runtime import configure_cpu, retain_memory, seeded
 
@@ -60,34 +57,3 @@ def test_a_damaged_or_missing_log_is_named(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"kind":"step"}\n{"kin')
     with pytest.raises(RunLogError, match="line 2: damaged"):
         read_rows(tmp_path, "step")
-
-
-def test_lines_come_at_most_every_interval(monkeypatch):
-    clock = [0.0]
-    monkeypatch.setattr("harness.progress.time.monotonic", lambda: clock[0])
-    out = io.StringIO()
-    progress = LineProgress("GF-MH seed 17", Console(file=out, width=100), interval_s=10)
-    progress.begin(100, 20)
-    for step in range(21, 61):
-        clock[0] += 1.0
-        progress.update(step, "loss 3.000")
-    progress.end()
-    lines = out.getvalue().splitlines()
-    assert len(lines) == 4
-    assert lines[0] == "GF-MH seed 17: step 30 of 100, loss 3.000, about 70 s left"
-
-
-def test_the_bar_works_on_a_terminal():
-    out = io.StringIO()
-    progress = BarProgress("GF-MH", Console(file=out, force_terminal=True, width=100))
-    progress.begin(10, 0)
-    progress.update(10, "loss 3.000")
-    progress.end()
-    assert "10/10" in out.getvalue()
-
-
-def test_a_worker_shows_nothing(monkeypatch):
-    monkeypatch.setenv("PYTEST_XDIST_WORKER", "gw0")
-    assert make_progress("x") is None
-    monkeypatch.delenv("PYTEST_XDIST_WORKER")
-    assert make_progress("x") is not None

@@ -3,16 +3,14 @@
 import re
 
 import pytest
-from plugin_project import check_row
+from plugin_project import check_row, write_tables
 
-from harness.checks import load_checks
 from harness.figures import LineFigure, figure_to_json
 from harness.records import Limits, Record, Status
 from harness.render import write_report
 from harness.report import RunFacts, build_report
 from harness.state_evidence import Evidence, say, times
 from harness.statefulness import branch_names, statefulness
-from harness.thresholds import load_thresholds
 from harness.witnesses import headline, witnesses
 
 CHECKS = ("D3", "INFO", "COUPLING", "BALANCE", "EVOLUTION", "D4", "MEMORY", "SHS", "D1", "D2")
@@ -22,9 +20,7 @@ BOTH = ("rwkv", "mamba")
 @pytest.fixture
 def tables(tmp_path):
     rows = [check_row(name, suite="diagnostics") for name in CHECKS] + [check_row("G4")]
-    (tmp_path / "checks.toml").write_text("".join(rows))
-    (tmp_path / "thresholds.toml").write_text("")
-    return load_checks(tmp_path / "checks.toml"), load_thresholds(tmp_path / "thresholds.toml")
+    return write_tables(tmp_path, *rows)
 
 
 def record(source, value=None, half=None, status=Status.PASS, **fields):
@@ -68,7 +64,7 @@ def report_of(tables, *records, **changes):
 
 
 def page_of(tables, *records, **changes):
-    return statefulness(build_report(report_of(tables, *records, **changes), tables[0]), tables[0])
+    return statefulness(build_report(report_of(tables, *records, **changes), tables), tables.checks)
 
 
 # --- the headline -----------------------------------------------------------------------------------------------------
@@ -244,7 +240,7 @@ def test_the_parts_of_the_score_come_weakest_first(tables):
 
 
 def rendered(tables, directory, *records, **changes):
-    write_report(report_of(tables, *records, **changes), *tables, directory)
+    write_report(report_of(tables, *records, **changes), tables, directory)
     return (directory / "statefulness.html").read_text(), (directory / "statefulness.md").read_text()
 
 
@@ -307,7 +303,7 @@ def test_a_page_can_be_made_of_little_and_leaves_nothing_blank(tables, tmp_path,
 
 
 def test_the_baseline_is_on_the_page_too(tables, tmp_path):
-    before = build_report(report_of(tables, *hybrid(0.6)), tables[0])
+    before = build_report(report_of(tables, *hybrid(0.6)), tables)
     html, markdown = rendered(tables, tmp_path / "out", *hybrid(0.8), baseline=before.metrics, baseline_name="earlier")
     for text in (html, markdown):
         assert "Since earlier" in text

@@ -216,7 +216,15 @@ def damage_fields(path):
     (path / MANIFEST).write_text(json.dumps(manifest))
 
 
-DAMAGE = [damage_content, damage_missing, damage_extra, damage_manifest, damage_no_manifest, damage_fields]
+def damage_version(path):
+    # of another version of this program, older or newer
+    manifest = json.loads((path / MANIFEST).read_text())
+    manifest["schema_version"] += 1
+    (path / MANIFEST).write_text(json.dumps(manifest))
+
+
+DAMAGE = [damage_content, damage_missing, damage_extra, damage_manifest, damage_no_manifest, damage_fields,
+          damage_version]  # fmt: skip
 
 
 @pytest.mark.parametrize("damage", DAMAGE)

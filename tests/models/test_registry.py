@@ -11,18 +11,19 @@ from models.registry import sequence_pattern
 
 NAMES = "RWKV6 MAMBA2 GPT2 HY WS RF CP GF GF-MH GF-RH GF-XM GF-XR HGF HGF-MH HGF-RH SEQ-4R10M SEQ-1R30M 8M"
 CELLS = [(name, scale) for name in list_models() for scale in models.SCALES]
+RUNG_CELLS = [(name, rung) for name in list_models() if name not in models.SCALES for rung in models.RUNGS]
 
 
 def test_the_registry_has_the_promised_names():
     assert list_models() == NAMES.split()
 
 
-@pytest.mark.parametrize(("name", "scale"), CELLS)
+@pytest.mark.parametrize(("name", "scale"), [*CELLS, *RUNG_CELLS])
 def test_every_model_is_within_two_percent_of_its_nominal_size(name, scale):
     with torch.device("meta"):
         model = get_model(name, scale)
     total = sum(parameter.numel() for parameter in model.parameters())
-    nominal = models.SCALES[model.config.scale]
+    nominal = (models.SCALES | models.RUNGS)[model.config.scale]
     assert abs(total / nominal - 1) <= 0.02, f"{name} at {scale} has {total:,} parameters"
 
 
@@ -34,9 +35,37 @@ def test_feed_forwards_are_four_wide_but_for_the_documented_exceptions(name, sca
     assert (config.d_ff == 4 * config.d_model) is not exception
 
 
-@pytest.mark.parametrize("scale", models.SCALES)
+@pytest.mark.parametrize("scale", [*models.SCALES, *models.RUNGS])
 def test_models_of_one_scale_share_their_width(scale):
     assert len({model_config(name, scale).d_model for name in list_models() if name != "8M"}) == 1
+
+
+@pytest.mark.parametrize("scale", models.SCALES)
+def test_a_ladder_climbs_to_its_scale_in_at_least_four_sizes(scale):
+    sizes = models.SCALES | models.RUNGS
+    climb = [sizes[rung] for rung in (*models.LADDERS[scale], scale)]
+    assert len(climb) >= 5
+    assert climb == sorted(set(climb))
+    for name in ("GF-MH", "RWKV6", "MAMBA2", "GPT2"):
+        configs = [model_config(name, rung) for rung in (*models.LADDERS[scale], scale)]
+        widths = [config.d_model for config in configs]
+        assert widths == sorted(widths)
+        assert all(width % 32 == 0 for width in widths)
+        assert all(config.rwkv.head_size == 32 for config in configs if config.rwkv and config.d_model < 192)
+
+
+@pytest.mark.parametrize("name", ["GF-MH", "RF", "HGF", "RWKV6", "MAMBA2", "GPT2", "SEQ-4R10M", "SEQ-1R30M"])
+@pytest.mark.parametrize("scale", models.SCALES)
+def test_a_ladder_climbs_at_a_small_vocabulary_too(name, scale):
+    with torch.device("meta"):
+        rungs = [get_model(name, rung, vocab_size=512) for rung in (*models.LADDERS[scale], scale)]
+    sizes = [sum(parameter.numel() for parameter in model.parameters()) for model in rungs]
+    assert sizes == sorted(set(sizes))
+
+
+def test_rungs_are_no_scales():
+    assert not models.RUNGS.keys() & models.SCALES.keys()
+    assert set().union(*models.LADDERS.values()) <= models.RUNGS.keys() | models.SCALES.keys()
 
 
 def test_8m_is_gf_mh_at_8m_whatever_the_scale():

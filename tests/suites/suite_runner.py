@@ -15,6 +15,14 @@ SMALL = ("--set", "data.vocab_size=512", "--set", "train.warmup_steps=20", "--se
          "--set", "eval.final_tokens=16384")  # fmt: skip
 
 
+# A study trains dozens of models: they have one narrow layer then (small_registry.py)
+STUDY = ("-p", "small_registry", "--seeds", "3", "--set", "data.vocab_size=300", "--set", "data.seq_len=32",
+         "--set", "train.batch_tokens.cpu=128", "--set", "train.steps=12", "--set", "train.warmup_steps=5",
+         "--set", "eval.every_steps=4", "--set", "eval.tokens=1024", "--set", "eval.final_tokens=2048",
+         "--set", "monitors.update_every=2", "--set", "train.threads=1")  # fmt: skip
+SMALL_REGISTRY = {"PYTHONPATH": str(Path(__file__).parent)}
+
+
 @dataclass(frozen=True)
 class SuiteRun:
     """How a run over the suites ended."""
@@ -37,10 +45,15 @@ class SuiteRun:
 
 
 def run_suites(
-    store: Path, report: Path, *arguments: str, suites: str = "suites/gates", env: dict[str, str] | None = None
+    store: Path,
+    report: Path,
+    *arguments: str,
+    suites: str = "suites/gates",
+    marker: str = "tiny",
+    env: dict[str, str] | None = None,
 ) -> SuiteRun:
-    """``pytest SUITES -m tiny`` with further arguments, in a fresh interpreter."""
-    command = [sys.executable, "-m", "pytest", suites, "-m", "tiny", "-p", "no:cacheprovider",
+    """``pytest SUITES -m MARKER`` with further arguments, in a fresh interpreter."""
+    command = [sys.executable, "-m", "pytest", suites, "-m", marker, "-p", "no:cacheprovider",
                "--store", str(store), "--report", str(report), *arguments]  # fmt: skip
     done = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, timeout=900, env={**os.environ, **(env or {})}

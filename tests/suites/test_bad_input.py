@@ -46,6 +46,8 @@ def refused(store, tmp_path):
         (("--seeds", "0"), "at least 1"),
         (("--checkpoint", "nowhere.safetensors"), "there is no such file"),
         (("--modle", "GF-MH"), "unrecognized arguments: --modle"),
+        (("--graduate", "3.5M"), "chooses its own suites, and -m tiny, suites/gates would leave evidence out"),
+        (("--waivers", "waivers.toml"), "--waivers belongs to --graduate SCALE"),
     ],
 )
 def test_an_unknown_name_is_refused_with_the_known_ones(refused, arguments, said):

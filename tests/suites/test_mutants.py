@@ -1,7 +1,7 @@
 """Every check can say no: its mutants FAIL it, by the metric meant to see them, and a healthy model does not."""
 
 import pytest
-from suite_runner import SMALL, run_suites
+from suite_runner import SMALL, SMALL_REGISTRY, STUDY, run_suites
 
 from fixtures.mutants import LATE_STEP, MUTANTS
 from harness.checks import load_checks
@@ -10,6 +10,10 @@ SHORT = (*SMALL, "--set", f"train.steps={LATE_STEP + 10}")
 SPIKED = (*SMALL, "--set", f"train.steps={2 * LATE_STEP + 230}", "--set", "monitors.probe_every=10")
 # with enough looks at the states to see how they move at the end
 PROBED = (*SHORT, "--set", "monitors.probe_every=2")
+# one thread: a second core that is busy spoils no measurement of time
+ALONE = (*SHORT, "--set", "train.threads=1")
+# long enough for a cell to learn that its context counts
+STUDY_LONGER = tuple(f"train.steps={LATE_STEP + 10}" if option == "train.steps=12" else option for option in STUDY)
 
 # mutant -> the metric that must see it, the tests to select, and the size of the run
 SEEN_BY = {
@@ -49,7 +53,16 @@ SEEN_BY = {
     "norm_creep": ("late_growth", "d1 and outgrows_its_training", PROBED),
     "rank_one_state": ("directions", "d2 and one_direction", SHORT),
     "rank_one_rwkv6": ("state_health_score", "shs", PROBED),
+    "hoarder": ("error", "resource and as_predicted", ALONE),
     "muted_rwkv": ("sign_of_life", "balance and dead", SHORT),
+    "deaf": ("final_loss", "overfit_small", SHORT),
+    "undone_updates": ("unigram_margin", "baselines_naive", SHORT),
+    "unsaved_memory": ("level", "resume_after", SHORT),
+    "shaky_training": ("spikes_per_1000", "stability_over and spikes", SPIKED),
+    "unmoved_mamba": ("update_response", "follows_its", STUDY),
+    "shuffled_bytes": ("context_gain", "every_cell", STUDY_LONGER),
+    "one_seed": ("seeds_differ", "different_trainings", STUDY),
+    "larger_is_worse": ("monotone", "scaling_held and larger", SHORT),
 }
 
 
@@ -70,9 +83,12 @@ def test_every_check_names_the_mutants_that_it_must_catch():
 @pytest.mark.parametrize("name", MUTANTS)
 def test_the_check_fails_its_mutant(name, store, tmp_path):
     metric, selection, size = SEEN_BY[name]
-    run = run_suites(store, tmp_path / "report", "-k", selection, "--model", f"mutant:{name}", *size, suites="suites")
-
     check = MUTANTS[name].caught_by
+    # a study runs only where its file is named
+    suites = load_checks()[check].path if load_checks()[check].study else "suites"
+    run = run_suites(store, tmp_path / "report", "-k", selection, "--model", f"mutant:{name}", *size,
+                    suites=suites, env=SMALL_REGISTRY)  # fmt: skip
+
     assert "FAIL" in run.statuses(check, metric), run.output
     assert run.status(check) == "FAIL"
     assert run.exit_code == 1
@@ -80,10 +96,12 @@ def test_the_check_fails_its_mutant(name, store, tmp_path):
 
 @pytest.mark.slow
 def test_no_check_fails_a_healthy_model_by_those_metrics(store, tmp_path):
-    selection = " or ".join(f"({selection})" for _, selection, _ in SEEN_BY.values())
+    # a healthy model in the studies: test_studies.py
+    seen_by = {name: row for name, row in SEEN_BY.items() if not load_checks()[MUTANTS[name].caught_by].study}
+    selection = " or ".join(f"({selection})" for _, selection, _ in seen_by.values())
     run = run_suites(store, tmp_path / "report", "-k", selection, *SPIKED, suites="suites")
 
-    for name, (metric, _, _) in SEEN_BY.items():
+    for name, (metric, _, _) in seen_by.items():
         statuses = run.statuses(MUTANTS[name].caught_by, metric)
         assert statuses, f"{metric} was not judged\n{run.output}"
         assert "FAIL" not in statuses, f"{metric}: {run.output}"

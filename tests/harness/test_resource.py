@@ -1,0 +1,102 @@
+"""Counting and measuring a training step, on models small enough to count by hand."""
+
+import json
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fixtures.presets import load_preset
+from harness import resource
+from harness.resource import BusyError, TrainingStep, count, measure, saved_bytes
+
+VOCAB, WIDTH = 64, 8
+CONFIG = load_preset(
+    "tiny", [f"data.vocab_size={VOCAB}", "data.seq_len=16", "train.batch_tokens.cpu=64", "train.threads=1"]
+)
+
+
+class Toy(nn.Module):
+    """Embedding, one square matrix, sigmoid, head. Autograd keeps tokens, x, sigmoid(x W), and no more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(VOCAB, WIDTH)
+        self.square = nn.Parameter(torch.randn(WIDTH, WIDTH))
+        self.head = nn.Parameter(torch.randn(WIDTH, VOCAB))
+
+    def forward(self, tokens_BT: Tensor) -> Tensor:
+        """Logits ``[B, T, V]``."""
+        return torch.sigmoid(self.embed(tokens_BT) @ self.square) @ self.head
+
+
+def test_bytes_and_operations_are_counted_by_hand():
+    size = count(Toy(), CONFIG, "cpu")
+
+    parameters = 2 * VOCAB * WIDTH + WIDTH**2
+    assert size.parameters == parameters
+    assert size.fixed_bytes == 16 * parameters  # weights, gradients, two moments, 4 bytes each
+    assert size.state_bytes == 0
+    assert size.tokens == 64
+    # 64 tokens: their numbers (int64), the embedding's output, the sigmoid
+    assert size.saved_bytes == 64 * 8 + 2 * 64 * WIDTH * 4
+    assert size.flops_per_token == 3 * 2 * (WIDTH**2 + WIDTH * VOCAB)
+    assert size.launches >= 4
+
+
+def test_what_is_kept_grows_with_the_batch_and_a_frozen_weight_has_no_moments():
+    model = Toy()
+    one, two = (saved_bytes(model, torch.zeros(rows, 16, dtype=torch.int64), torch.float32) for rows in (1, 2))
+    assert two == 2 * one
+
+    before = count(model, CONFIG, "cpu").fixed_bytes
+    model.square.requires_grad_(False)
+    assert before - count(model, CONFIG, "cpu").fixed_bytes == 12 * WIDTH**2
+
+
+def test_a_step_is_a_training_step():
+    model = Toy()
+    before = model.square.detach().clone()
+    step = TrainingStep(model, CONFIG, "cpu")
+    step()
+
+    assert not torch.equal(before, model.square)
+    assert model.square.grad is None
+    assert step.optimizer.state[model.square]["exp_avg"].any()
+
+
+def test_a_busy_machine_is_refused(monkeypatch):
+    monkeypatch.setattr(resource, "WINDOW_S", 0.01)
+    monkeypatch.setattr(resource, "YARDSTICK_S", 0.01)
+    # more threads than there ever are cores: what they get of their time is below any limit
+    monkeypatch.setattr(resource, "LEAST_SHARE", 2.0)
+    with pytest.raises(BusyError, match="processor time"):
+        measure(Toy, CONFIG, "cpu")
+
+
+def test_a_measurement_is_complete_json(monkeypatch):
+    monkeypatch.setattr(resource, "WINDOW_S", 0.01)
+    monkeypatch.setattr(resource, "YARDSTICK_S", 0.01)
+    monkeypatch.setattr(resource, "LEAST_SHARE", 0.0)
+    found = measure(Toy, CONFIG, "cpu")
+
+    assert len(found.tokens_per_s) == resource.WINDOWS
+    assert min(found.tokens_per_s) <= found.speed <= max(found.tokens_per_s)
+    assert found.yardstick > 0
+    assert json.loads(json.dumps(asdict(found)))["peak_bytes"] == found.peak_bytes
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's account of a process")
+def test_the_peak_is_that_of_the_process_alone():
+    # ru_maxrss of a new process is at least that of the one that started it: 300 MB here would show there
+    ballast = torch.ones(300 << 20, dtype=torch.uint8)
+    code = "from harness.resource import _resident; print(_resident('VmHWM'), _resident('VmRSS'))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    peak, now = map(int, done.stdout.split())
+
+    # the kernel adds both up in steps of some pages
+    assert abs(peak - now) < ballast.nbytes / 4

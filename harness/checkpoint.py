@@ -198,8 +198,19 @@ def _torn(targets: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> list[
     return [
         f"{name} and {first[id(targets[name])]}"
         for name, tensor in sorted(tensors.items())
-        if name in targets and not torch.equal(tensor, tensors[first[id(targets[name])]])
+        if name in targets and name != first[id(targets[name])]
+        if not torch.equal(tensor, tensors[first[id(targets[name])]])
     ]
+
+
+def require_finite(path: Path, model: nn.Module) -> None:
+    """Refuse weights that hold NaN or an infinity: nothing can be measured on them. Raises ``CheckpointError``."""
+    broken = [name for name, tensor in model.state_dict().items() if not bool(torch.isfinite(tensor).all())]
+    if broken:
+        raise CheckpointError(
+            f"{path}: weights that are not finite\n  what  {_first(broken)}\n"
+            "  next  the training that wrote it diverged; give a checkpoint from before"
+        )
 
 
 def _first(names: list[str]) -> str:

@@ -23,6 +23,8 @@ suite = "{suite}"
 file = "test_{file}.py"
 scales = {scales}
 category = "{category}"
+alone = {alone}
+study = {study}
 branches = "{branches}"
 known_answers = {known_answers}
 next = "what to do about {id}"
@@ -96,12 +98,13 @@ def write_tables(directory: Path, *rows: str, limits: str = "", gate: str = "") 
 def check_row(check_id: str, **fields: object) -> str:
     """One row of a table of checks."""
     row = {"needs": [], "scales": ["3.5M", "8M"], "branches": "any", "known_answers": []}
-    row |= {"suite": "gates", "file": check_id.lower(), "category": "none"}
+    row |= {"suite": "gates", "file": check_id.lower(), "category": "none", "alone": "false", "study": "false"}
     return CHECKS.format(id=check_id, **{**row, **fields})
 
 
 def evidence_table(*rows: str, gate: str = "") -> str:
-    """A table of evidence for some checks: a scale demands all that run at it, or P1, which nothing measures.
+    """A table of evidence for some checks: a scale demands all that run at it and are no studies, or P1, which nothing
+    measures.
 
     Each score stands on the first check that feeds it: 2 where it ended WARN, 3 where it PASSes. gate: a check that is
     a hard gate.
@@ -109,7 +112,7 @@ def evidence_table(*rows: str, gate: str = "") -> str:
     checks = tomllib.loads("".join(rows))
     scales = ""
     for scale, following in {"3.5M": "8M", "8M": "30M", "30M": "125M", "125M": ""}.items():
-        demands = [check for check, row in checks.items() if scale in row["scales"]] or ["P1"]
+        demands = [check for check, row in checks.items() if scale in row["scales"] and not row["study"]] or ["P1"]
         seeds = 1 if scale == "125M" else 3
         row = {"next": following, "seeds": seeds, "cpu_ref": True, "demands": demands}
         scales += f'[scales."{scale}"]\n' + "".join(f"{key} = {json.dumps(value)}\n" for key, value in row.items())

@@ -1,6 +1,7 @@
 """A session as a whole: prerequisites, dead workers, what was planned, and that nothing is counted twice."""
 
 import xml.etree.ElementTree as ET
+from itertools import pairwise
 
 import pytest
 from plugin_project import ROOT, Project, check_row
@@ -238,3 +239,35 @@ def test_a_baseline_is_shown_and_changes_no_status(project, monkeypatch):
     assert (change.verdict, change.delta) == ("changed", 1.0)
     result.stdout.fnmatch_lines(["since earlier: 1 numbers compared: 1 changed*", "A1.ratio*2*1*+1*"])
     assert "## Since earlier" in (project.report_dir / "decision.md").read_text()
+
+
+@pytest.mark.slow
+def test_a_check_that_times_the_machine_runs_last_and_alone(project, tmp_path):
+    """Every item notes when its body began and ended; nothing overlaps with the check that asked to be alone."""
+    project.checks(check_row("A1"), check_row("B1", needs=["A1"], alone="true"))
+    body = (
+        "def test_{0}(judge, i):\n    began = time.time()\n    time.sleep(0.3)\n"
+        f"    with open({str(tmp_path / 'times')!r}, 'a') as log:\n"
+        "        log.write(f'{0} {{began}} {{time.time()}}\\n')\n"
+        "    judge.holds('ran', True)\n"
+    )
+    suite = "@check('{1}')\n@pytest.mark.parametrize('i', range(3))\n"
+    project.suite(test_0_timing=suite.format("", "B1") + body.format("timing"),
+                  test_1_other=suite.format("", "A1") + body.format("other"))  # fmt: skip
+    assert project.run("-n", "2").ret == 0
+    spans = [line.split() for line in (tmp_path / "times").read_text().splitlines()]
+    timing = sorted((float(began), float(ended)) for name, began, ended in spans if name == "timing")
+    other = [(float(began), float(ended)) for name, began, ended in spans if name == "other"]
+    assert (len(timing), len(other)) == (3, 3)
+    assert max(ended for _, ended in other) <= timing[0][0]
+    assert all(first[1] <= second[0] for first, second in pairwise(timing))
+
+
+def test_a_study_runs_only_where_it_is_named(project):
+    project.checks(check_row("A1"), check_row("B1", study="true"))
+    holds = "@check('{0}')\ndef test_{1}(judge):\n    judge.holds('ran', True)\n"
+    project.suite(test_a1=holds.format("A1", "a"), test_b1=holds.format("B1", "b"))
+    assert project.run().ret == 0
+    assert set(project.statuses) == {"A1"}
+    assert project.run("suites/gates/test_b1.py").ret == 0
+    assert set(project.statuses) == {"A1", "B1"}

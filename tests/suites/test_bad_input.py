@@ -97,6 +97,17 @@ def test_a_checkpoint_of_something_else_is_refused(refused, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_checkpoint_that_is_not_finite_is_refused(refused, tmp_path):
+    weights = {name: tensor.clone() for name, tensor in get_model("CP", vocab_size=512).state_dict().items()}
+    weights["embedding.weight"][3, 5] = float("nan")
+    weights = {name: tensor for name, tensor in weights.items() if name != "head.weight"}
+    save_file(weights, tmp_path / "nan.safetensors")
+    said = refused("--model", "CP", "--checkpoint", str(tmp_path / "nan.safetensors"), "--set", "data.vocab_size=512")
+    assert "weights that are not finite" in said
+    assert "embedding.weight" in said
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("untrained", "status"), [(True, "INVALID"), (False, "PASS")])
 def test_untrained_weights_are_not_taken_for_trained_ones(store, tmp_path, untrained, status):
     with torch.random.fork_rng():

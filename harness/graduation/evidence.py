@@ -19,6 +19,8 @@ EVIDENCE_PATH = Path(__file__).with_name("evidence.toml")
 Category = Literal["stability", "canary", "scaling", "resource"]
 CATEGORIES: tuple[Category, ...] = get_args(Category)
 MAX_SCORE = 3
+SMOKE_SCALE = SCALES["tiny"]
+"""The only scale at which the embedded corpus is evidence enough."""
 
 
 class EvidenceError(HarnessError):

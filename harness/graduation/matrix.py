@@ -17,6 +17,7 @@ from harness.checks import Check, Checks
 from harness.graduation.evidence import (
     CATEGORIES,
     MAX_SCORE,
+    SMOKE_SCALE,
     Category,
     EvidenceTable,
     Requirement,
@@ -30,8 +31,6 @@ from harness.witnesses import disagreement
 from harness.wording import format_number, label
 
 NO_EVIDENCE = frozenset({Status.MISSING, Status.INVALID, Status.UNSUPPORTED})
-SMOKE_SCALE = "3.5M"
-"""The only scale at which the embedded corpus is evidence enough."""
 
 
 class Verdict(StrEnum):

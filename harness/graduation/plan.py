@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.checks import Checks
-from harness.graduation.evidence import EvidenceTable
+from harness.graduation.evidence import SMOKE_SCALE, EvidenceTable
 from harness.wording import format_duration
 
 MEASURING_SECONDS = {"cpu": 5.0, "cuda": 1.0}
@@ -29,7 +29,7 @@ class PlannedTraining:
 
 @dataclass(frozen=True)
 class Plan:
-    """What ``--graduate`` would do."""
+    """What ``--graduate`` would do. limits: what keeps the verdict from being GO, known before anything runs."""
 
     model: str
     scale: str
@@ -41,6 +41,7 @@ class Plan:
     pending: Sequence[tuple[str, str]]
     gates: Sequence[tuple[str, str]]
     trainings: Sequence[PlannedTraining]
+    limits: Sequence[str]
 
     @property
     def seconds(self) -> float | None:
@@ -52,17 +53,18 @@ class Plan:
 
     def lines(self) -> list[str]:
         """The plan as text."""
-        way = f"to {self.following}" if self.following else "beyond it"
+        way = f"from {self.scale} to {self.following}" if self.following else f"beyond {self.scale}"
+        seeds = "1 seed" if self.seeds == 1 else f"{self.seeds} seeds"
         stored = sum(training.stored for training in self.trainings)
         total = self.seconds
         left = "unknown: nothing was trained on such a device yet" if total is None else format_duration(total)
         return [
-            f"may {self.model} go from {self.scale} {way}? ({self.device}, {self.corpus}, {self.seeds} seeds)",
+            f"may {self.model} go {way}? ({self.device}, {self.corpus}, {seeds})",
+            *(f"the verdict will be INCOMPLETE: {limit}" for limit in self.limits),
             "",
             f"{len(self.checks)} checks, in this order",
             *(f"  {check:<12}{title}" for check, title in self.checks),
-            *([f"{len(self.pending)} demanded, and nothing measures them yet: the verdict will be INCOMPLETE"]
-              if self.pending else []),
+            *([f"{len(self.pending)} demanded, and nothing measures them yet"] if self.pending else []),
             *(f"  {check:<12}{title}" for check, title in self.pending),
             f"{len(self.gates)} hard gates",
             *(f"  {gate:<12}{title}" for gate, title in self.gates),
@@ -92,6 +94,7 @@ def make_plan(
     device: str,
     seeds: int,
     corpus: str,
+    embedded_corpus: bool,
     trainings: Sequence[PlannedTraining],
     checks: Checks,
     table: EvidenceTable,
@@ -99,6 +102,10 @@ def make_plan(
     """The plan for what a scale demands: checks after what they need, as they will run."""
     row = table.scale(scale)
     depths = checks.depths({})
+    pending = [(check, table.pending[check].title) for check in row.demands if check not in checks]
+    limits = [f"{len(pending)} demanded checks are not built yet"] if pending else []
+    limits += [f"{scale} needs a GPU"] if device == "cpu" and not row.cpu_ref else []
+    limits += [f"the embedded corpus is smoke evidence at {scale}"] if embedded_corpus and scale != SMOKE_SCALE else []
     built = sorted((check for check in row.demands if check in checks), key=lambda check: depths[check])
     return Plan(
         model=model,
@@ -108,7 +115,8 @@ def make_plan(
         seeds=seeds,
         corpus=corpus,
         checks=[(check, checks[check].title) for check in built],
-        pending=[(check, table.pending[check].title) for check in row.demands if check not in checks],
+        pending=pending,
         gates=[(gate.id, gate.title) for gate in table.gates_at(scale)],
         trainings=trainings,
+        limits=limits,
     )

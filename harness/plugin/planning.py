@@ -17,6 +17,7 @@ def plan_of(config: pytest.Config) -> Plan:
         device=settings.device,
         seeds=len(settings.seeds),
         corpus=subject.corpus if subject else settings.corpus,
+        embedded_corpus=subject.embedded_corpus if subject else False,
         trainings=config.hook.pytest_groundthink_trainings(settings=settings, recipes=recipes) or [],
         checks=tables.checks,
         table=tables.evidence,

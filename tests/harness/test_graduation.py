@@ -67,7 +67,7 @@ def test_the_plan_of_a_scale_follows_the_tables():
         PlannedTraining("a, seed 1", 1000, 512_000, stored=False, begun=True, seconds=120.0),
     ]
     shared = {"model": "GF-MH", "scale": "3.5M", "seeds": 3, "corpus": "sotu", "checks": tables.checks}
-    plan = make_plan(**shared, device="cpu", trainings=trainings, table=tables.evidence)
+    plan = make_plan(**shared, device="cpu", embedded_corpus=True, trainings=trainings, table=tables.evidence)
     order = [check for check, _ in plan.checks]
     assert all(order.index(need) < order.index(check) for check in order for need in tables.checks[check].needs)
     assert {*order, *(check for check, _ in plan.pending)} == set(tables.evidence.scale("3.5M").demands)
@@ -75,8 +75,13 @@ def test_the_plan_of_a_scale_follows_the_tables():
     assert "2 trainings, 1 of them in the store" in text
     assert "begun, will be continued, 2 min" in text
     never_timed = PlannedTraining("b, seed 0", 10, 10, stored=False, begun=False, seconds=None)
-    unknown = make_plan(**shared, device="cuda", trainings=[never_timed], table=tables.evidence)
+    shared["scale"] = "8M"
+    unknown = make_plan(**shared, device="cuda", embedded_corpus=True, trainings=[never_timed], table=tables.evidence)
     assert unknown.seconds is None
+    assert "the embedded corpus is smoke evidence at 8M" in unknown.limits
+    assert not any("GPU" in limit for limit in unknown.limits)
+    on_a_cpu = make_plan(**shared, device="cpu", embedded_corpus=False, trainings=[], table=tables.evidence)
+    assert "8M needs a GPU" in on_a_cpu.limits
     assert "time left: unknown" in "\n".join(unknown.lines())
 
 

@@ -152,7 +152,7 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     config.addinivalue_line("markers", "kat: a known-answer test of a metric")
     runs = runs_suites(config) and not config.option.collectonly
-    if config.option.graduate is not None and not is_worker(config):
+    if config.option.graduate is not None:
         _choose_suites(config)
     try:
         config.stash[TABLES] = _load_tables(config)
@@ -306,7 +306,7 @@ def _scale(config: pytest.Config) -> str:
         return scale_of(option.markexpr, markers)
     given = [f"-m {option.markexpr}"] if option.markexpr else []
     given += [f"-k {option.keyword}"] if option.keyword else []
-    given += [str(path) for path in option.file_or_dir] if not is_worker(config) else []
+    given += [str(path) for path in option.file_or_dir]
     if given:
         raise HarnessError(
             f"--graduate {option.graduate} chooses its own suites, and {', '.join(given)} would leave evidence out; "

@@ -16,6 +16,9 @@ HOLDS = (
 def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Project:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     project = Project(pytester)
+    # as in the project itself: what a bare pytest collects must not be what a worker collects
+    pytester.makeini("[pytest]\nfilterwarnings = error\nstrict_markers = true\ntestpaths = tests")
+    pytester.mkdir("tests").joinpath("test_own.py").write_text("def test_own():\n    pass\n")
     rows = [
         check_row(check, category=category)
         for check, category in {"A1": "stability", "B1": "canary", "C1": "scaling", "D1": "resource"}.items()

@@ -75,9 +75,10 @@ def test_a_missing_rung_is_refused(tmp_path):
 
 
 def test_a_study_is_never_demanded(tmp_path):
-    study = check_row("A1") + "study = true\n"
+    write_tables(tmp_path, check_row("A1"))
+    (tmp_path / "checks.toml").write_text(check_row("A1", study="true"))
     with pytest.raises(HarnessError, match=r"demands A1, which is a study"):
-        write_tables(tmp_path, study, limits=LIMITS.replace("B1", "A1").partition("[A1.ratio]")[0])
+        load_tables(TablePaths.beside(tmp_path))
 
 
 @pytest.mark.parametrize(

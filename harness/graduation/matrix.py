@@ -30,6 +30,9 @@ from harness.thresholds import Thresholds
 from harness.witnesses import disagreement
 from harness.wording import format_number, label
 
+MAIN = "main"
+"""The recipe of one training a seed."""
+
 NO_EVIDENCE = frozenset({Status.MISSING, Status.INVALID, Status.UNSUPPORTED})
 
 
@@ -191,7 +194,12 @@ class _Auditor:
         stray = [record for own in self._strays.values() for record in own if record.check == check_id]
         if stray:
             return Status.INVALID, f"a record of {stray[0].nodeid or 'no item'}, which was not planned"
-        return self._status(self._checks[check_id], [record for record in records if not record.info])
+        judged = [record for record in records if not record.info]
+        status, why = self._status(self._checks[check_id], judged)
+        unseen = self._seeds_without_evidence(self._checks[check_id], judged)
+        if unseen and status in (Status.PASS, Status.WARN):
+            return Status.MISSING, f"no record of seed {', '.join(map(str, unseen))}"
+        return status, why
 
     def _unsound(self, check_id: str, nodeid: str, records: Sequence[Record]) -> tuple[Status, str] | None:
         """Why the records of an item are no evidence; None when they are."""
@@ -211,6 +219,11 @@ class _Auditor:
             if fault is not None:
                 return Status.INVALID, fault
         return None
+
+    def _seeds_without_evidence(self, check: Check, judged: Sequence[Record]) -> list[int]:
+        """Seeds of the session that a check on its main trainings has no record of: a claim made by fewer."""
+        seen = {seed for record in judged for seed in record.seeds}
+        return sorted(set(self._bundle.seeds) - seen) if MAIN in check.trainings else []
 
     def _misplaced(self, check_id: str, record: Record) -> str | None:
         if (record.check, record.model, record.scale) == (check_id, self._bundle.model, self._bundle.scale):

@@ -68,6 +68,7 @@ def tables(scale: str = "3.5M", seeds: int = 3, cpu_ref: bool = True) -> tuple[E
                 "id": name, "title": name, "claim": "c", "why": "w", "method": "m", "suite": "graduation",
                 "file": f"test_{name.lower()}.py", "scales": (scale,), "category": category, "next": "n", "source": "s",
                 "branches": "hybrid" if name == "HYBRID" else "any",
+                "trainings": ["main"] if name == "NOTE" else [],
             }
         )
         for name, category in CATEGORY.items()
@@ -145,7 +146,7 @@ def record(check: str, metric: str, status: Status = Status.PASS, **fields: Any)
     """A record of an item, with the limits that are in force."""
     limits = tables()[2].of(check).get(metric)
     threshold: Limits | None = limits.at("3.5M") if limits is not None and "value" in fields else None
-    base = {"model": MODEL, "scale": "3.5M", "nodeid": node(check), "seeds": (0,), "threshold": threshold}
+    base = {"model": MODEL, "scale": "3.5M", "nodeid": node(check), "seeds": (0, 1, 2), "threshold": threshold}
     return Record(check=check, metric=metric, status=status, **{**base, **fields})
 
 

@@ -54,6 +54,10 @@ TABLE = {
         (made(3, 3, 2, 2).but(records=(*made(3, 3, 2, 2).records, odd("NOTE", model="RWKV6"))), "INCOMPLETE"),
     "a record of an item that was never planned":
         (made(3, 3, 2, 2).but(records=(*made(3, 3, 2, 2).records, odd("NOTE", nodeid="elsewhere"))), "INCOMPLETE"),
+    "three seeds were trained and one was judged":
+        (made(3, 3, 2, 2).but(records=tuple(
+            r.model_copy(update={"seeds": (0,)}) if r.check == "NOTE" else r for r in made(3, 3, 2, 2).records
+        )), "INCOMPLETE"),
     "a FAIL outweighs what is missing": (made(3, None, 2, 2, {"G1": FAIL}), "NO-GO"),
     "an invalid measurement is no evidence": (made(3, 3, 2, 2, {"D1": INVALID}), "INCOMPLETE"),
     "a pure model is excused from comparing branches": (made(3, 3, 2, 2, {"HYBRID": NA}, branches=1), "GO"),

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from models.protocol import HOOKS, State, StatefulModel, capabilities
+from models.registry import LADDERS, RUNGS, SCALES
 
 PAGE = Path(__file__).parents[2] / "docs" / "bring-your-own-model.md"
 
@@ -55,8 +56,14 @@ def test_the_state_of_the_example_is_one_of_ours(model, tokens_BT, tmp_path):
     assert tensor.equal(state.layers[0]["gru"]["hidden"])
 
 
-@pytest.mark.parametrize(("scale", "nominal"), [("3.5M", 3_500_000), ("8M", 8_000_000)])
-def test_the_example_has_the_sizes_it_claims(factory, scale, nominal):
+@pytest.mark.parametrize("scale", [*LADDERS["3.5M"], "3.5M", "8M"])
+def test_the_example_has_every_size_that_a_decision_at_its_smallest_scale_asks_for(factory, scale):
     with torch.device("meta"):
         total = sum(parameter.numel() for parameter in factory(scale, 16_384).parameters())
-    assert abs(total / nominal - 1) <= 0.02
+    assert abs(total / (RUNGS | SCALES)[scale] - 1) <= 0.02
+
+
+def test_the_page_lists_the_sizes_that_a_factory_is_asked_for():
+    listed = re.findall(r"^\| (\w[\w.]*) \| (.*M) \| (\w*) ?\|$", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    upcoming = [*list(SCALES)[1:], ""]
+    assert listed == [(scale, ", ".join(LADDERS[scale]), next_) for scale, next_ in zip(SCALES, upcoming, strict=True)]

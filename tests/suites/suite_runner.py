@@ -20,7 +20,7 @@ STUDY = ("-p", "small_registry", "--seeds", "3", "--set", "data.vocab_size=300",
          "--set", "train.batch_tokens.cpu=128", "--set", "train.steps=12", "--set", "train.warmup_steps=5",
          "--set", "eval.every_steps=4", "--set", "eval.tokens=1024", "--set", "eval.final_tokens=2048",
          "--set", "monitors.update_every=2", "--set", "train.threads=1")  # fmt: skip
-SMALL_REGISTRY = {"PYTHONPATH": str(Path(__file__).parent)}
+MADE_UP_REGISTRIES = {"PYTHONPATH": str(Path(__file__).parent)}
 
 
 @dataclass(frozen=True)

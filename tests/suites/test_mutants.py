@@ -1,7 +1,7 @@
 """Every check can say no: its mutants FAIL it, by the metric meant to see them, and a healthy model does not."""
 
 import pytest
-from suite_runner import SMALL, SMALL_REGISTRY, STUDY, run_suites
+from suite_runner import MADE_UP_REGISTRIES, SMALL, STUDY, run_suites
 
 from fixtures.mutants import LATE_STEP, MUTANTS
 from harness.checks import load_checks
@@ -12,6 +12,8 @@ SPIKED = (*SMALL, "--set", f"train.steps={2 * LATE_STEP + 230}", "--set", "monit
 PROBED = (*SHORT, "--set", "monitors.probe_every=2")
 # one thread: a second core that is busy spoils no measurement of time
 ALONE = (*SHORT, "--set", "train.threads=1")
+# sizes that differ in one thing, far enough for a short training to tell them apart
+WIDTHS = (*SMALL, "-p", "registry_of_widths", "--set", "train.steps=120")
 # long enough for a cell to learn that its context counts
 STUDY_LONGER = tuple(f"train.steps={LATE_STEP + 10}" if option == "train.steps=12" else option for option in STUDY)
 
@@ -62,7 +64,7 @@ SEEN_BY = {
     "unmoved_mamba": ("update_response", "follows_its", STUDY),
     "shuffled_bytes": ("context_gain", "every_cell", STUDY_LONGER),
     "one_seed": ("seeds_differ", "different_trainings", STUDY),
-    "larger_is_worse": ("monotone", "scaling_held and larger", SHORT),
+    "larger_is_worse": ("monotone", "scaling_held and larger", WIDTHS),
 }
 
 
@@ -87,7 +89,7 @@ def test_the_check_fails_its_mutant(name, store, tmp_path):
     # a study runs only where its file is named
     suites = load_checks()[check].path if load_checks()[check].study else "suites"
     run = run_suites(store, tmp_path / "report", "-k", selection, "--model", f"mutant:{name}", *size,
-                    suites=suites, env=SMALL_REGISTRY)  # fmt: skip
+                    suites=suites, env=MADE_UP_REGISTRIES)  # fmt: skip
 
     assert "FAIL" in run.statuses(check, metric), run.output
     assert run.status(check) == "FAIL"
@@ -95,11 +97,16 @@ def test_the_check_fails_its_mutant(name, store, tmp_path):
 
 
 @pytest.mark.slow
-def test_no_check_fails_a_healthy_model_by_those_metrics(store, tmp_path):
+@pytest.mark.parametrize("size", [SPIKED, WIDTHS], ids=["deep", "of widths"])
+def test_no_check_fails_a_healthy_model_by_those_metrics(size, store, tmp_path):
     # a healthy model in the studies: test_studies.py
-    seen_by = {name: row for name, row in SEEN_BY.items() if not load_checks()[MUTANTS[name].caught_by].study}
+    seen_by = {
+        name: row
+        for name, row in SEEN_BY.items()
+        if not load_checks()[MUTANTS[name].caught_by].study and (row[2] == WIDTHS) == (size == WIDTHS)
+    }
     selection = " or ".join(f"({selection})" for _, selection, _ in seen_by.values())
-    run = run_suites(store, tmp_path / "report", "-k", selection, *SPIKED, suites="suites")
+    run = run_suites(store, tmp_path / "report", "-k", selection, *size, suites="suites", env=MADE_UP_REGISTRIES)
 
     for name, (metric, _, _) in seen_by.items():
         statuses = run.statuses(MUTANTS[name].caught_by, metric)

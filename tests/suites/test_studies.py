@@ -1,7 +1,7 @@
 """The studies run from end to end, say what they found, and refuse what one seed cannot carry."""
 
 import pytest
-from suite_runner import SMALL_REGISTRY, STUDY, run_suites
+from suite_runner import MADE_UP_REGISTRIES, STUDY, run_suites
 
 from harness.checks import load_checks
 
@@ -18,7 +18,7 @@ FIGURES = {"LR-PROBE": 1, "TOKENISATION": 3, "PARETO": 2}
 @pytest.mark.slow
 @pytest.mark.parametrize("check", STUDIES, ids=lambda check: check.id)
 def test_a_study_runs_from_end_to_end(check, store, tmp_path):
-    run = run_suites(store, tmp_path / "report", *STUDY, suites=check.path, env=SMALL_REGISTRY)
+    run = run_suites(store, tmp_path / "report", *STUDY, suites=check.path, env=MADE_UP_REGISTRIES)
 
     assert not {"MISSING", "INVALID"} & {r["status"] for r in run.report["records"]}, run.output
     assert {r["metric"] for r in run.report["records"]} >= FOUND[check.id], run.output
@@ -28,7 +28,7 @@ def test_a_study_runs_from_end_to_end(check, store, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("check", STUDIES, ids=lambda check: check.id)
 def test_one_seed_is_refused(check, store, tmp_path):
-    run = run_suites(store, tmp_path / "report", *STUDY, "--seeds", "1", suites=check.path, env=SMALL_REGISTRY)
+    run = run_suites(store, tmp_path / "report", *STUDY, "--seeds", "1", suites=check.path, env=MADE_UP_REGISTRIES)
 
     assert run.status(check.id) == "INVALID", run.output
     assert "give --seeds 3" in run.output

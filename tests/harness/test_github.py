@@ -35,9 +35,7 @@ def test_what_went_wrong_is_told_worst_first_with_its_line(tables, tmp_path):
     evidence = made(canary=None, statuses={"G1": Status.FAIL, "D1": Status.WARN})
     told = annotations(report_of(evidence, tables, tmp_path), tables, tmp_path)
     assert [text.split("title=")[1].split("%3A")[0] for text in told] == ["G1 FAIL", "CANARY MISSING", "D1 WARN"]
-    assert told[0].startswith(
-        "::error file=suites/graduation/test_g1.py,line=8,title=G1 FAIL%3A G1::level_of[seed 0] 0.1"
-    )
+    assert told[0].startswith("::error file=suites/graduation/test_g1.py,line=8,title=G1 FAIL%3A G1::level_of 0.1")
     assert "next: n%0Aagain: pytest again/G1" in told[0]
     assert told[1].startswith("::error file=suites/graduation/test_canary.py,title=")
     assert told[2].startswith("::warning ")

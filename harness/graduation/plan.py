@@ -48,8 +48,12 @@ class Plan:
         """What is left to pay; None where a training was never timed on such a device."""
         if any(training.seconds is None for training in self.trainings):
             return None
-        measuring = MEASURING_SECONDS[self.device] * len(self.checks) * self.seeds
-        return measuring + sum(training.seconds or 0.0 for training in self.trainings)
+        return self.measuring_seconds + sum(training.seconds or 0.0 for training in self.trainings)
+
+    @property
+    def measuring_seconds(self) -> float:
+        """What the checks take, trainings aside."""
+        return MEASURING_SECONDS[self.device] * len(self.checks) * self.seeds
 
     def lines(self) -> list[str]:
         """The plan as text."""

@@ -47,9 +47,9 @@ class Controller:
             self._show_pace()
 
     def _show_pace(self) -> None:
-        seconds = plan_of(self.config).seconds if self.config.stash[SETTINGS].graduates else None
+        plan = plan_of(self.config) if self.config.stash[SETTINGS].graduates else None
         planned = len(self.board.planned())
-        self._pace = Pace(self.board.directory, lambda: (len(self.finished), planned), seconds)
+        self._pace = Pace(self.board.directory, lambda: (len(self.finished), planned), plan)
         self._pace.start()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:

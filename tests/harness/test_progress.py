@@ -4,6 +4,7 @@ import time
 
 import pytest
 
+from harness.graduation.plan import Plan, PlannedTraining
 from harness.plugin import pace
 from harness.plugin.pace import Pace
 from harness.progress import HEARTBEATS, Heartbeat, HeartbeatFile, heartbeats, make_progress
@@ -72,13 +73,19 @@ def test_outside_of_a_session_nothing_is_written(tmp_path, monkeypatch):
 # --- the line of the session ------------------------------------------------------------------------------------------
 
 
+def planned(*seconds, checks=8):
+    """A plan of trainings ``t0``, ``t1``, ... and of so many checks of one seed, 5 s each."""
+    trainings = [PlannedTraining(f"t{index}", 100, 10, False, False, cost) for index, cost in enumerate(seconds)]
+    return Plan("m", "3.5M", "8M", "cpu", 1, "c", [("A", "a")] * checks, [], [], trainings, [])
+
+
 @pytest.fixture
 def paced(tmp_path, monkeypatch):
     monkeypatch.setattr("harness.plugin.pace.time.time", lambda: 1000.0)
     made = []
 
-    def make(done=12, planned=40, seconds=None):
-        made.append(Pace(tmp_path, lambda: (done, planned), seconds))
+    def make(plan=None, done=12, tests=40):
+        made.append(Pace(tmp_path, lambda: (done, tests), plan))
         return made[-1]
 
     yield make
@@ -87,12 +94,12 @@ def paced(tmp_path, monkeypatch):
 
 
 def test_the_line_says_what_is_done_what_runs_and_how_long(paced, tmp_path):
-    beat(tmp_path)
-    beat(tmp_path, "HY 3.5M, seed 1", step=0, note="")
+    beat(tmp_path, "t0")
+    beat(tmp_path, "t1", step=0, note="")
     beat(tmp_path, "over", ended=True)
-    assert paced(seconds=1080.0).line(1060.0) == (
-        "groundthink: 12 of 40 tests; GF-MH 3.5M, seed 0: step 50 of 100 (60 s), loss 6.100; "
-        "HY 3.5M, seed 1: step 0 of 100; about 17 min left"
+    # 8 checks of 5 s, 30 % of them done: 12 s. Half a training: 50 s. 62 s of work in as many: as planned
+    assert paced(planned(100.0, 200.0, 300.0)).line(1062.0) == (
+        "groundthink: 12 of 40 tests; t0: step 50 of 100 (60 s), loss 6.100; t1: step 0 of 100; about 10 min left"
     )
 
 
@@ -102,12 +109,35 @@ def test_without_a_plan_no_time_is_promised(paced):
 
 def test_it_never_promises_less_than_a_running_training_needs(paced, tmp_path):
     beat(tmp_path, step=10)
-    assert paced(seconds=70.0).line(1060.0).endswith("; about 9 min left"), "90 steps at 6 s each"
-    assert paced(seconds=0.0).line(1060.0).endswith("; about 9 min left")
+    assert paced(planned(1.0)).line(1060.0).endswith("; about 9 min left"), "90 steps at 6 s each"
 
 
-def test_a_plan_that_was_too_short_ends_at_nothing(paced):
-    assert paced(seconds=30.0).line(1060.0).endswith("; about 0 s left")
+def test_a_session_slower_than_its_plan_is_forecast_at_its_own_pace(paced, tmp_path):
+    # what was planned to take 540 s took 1,140: twice as long, by the plan's word for one minute
+    beat(tmp_path, "t0", step=100, ended=True)
+    line = paced(planned(540.0, 540.0, checks=0), done=20).line(1000.0 + 1140.0)
+    assert line.endswith("; about 18 min left"), "540 s more at (1140 + 60) / (540 + 60)"
+
+
+def test_work_that_has_not_begun_counts_however_late_it_is(paced, tmp_path):
+    beat(tmp_path, "t0", step=100, ended=True)
+    assert paced(planned(100.0, 100.0, checks=0), done=39).line(9000.0).endswith("; about 84 min left"), (
+        "100 s more at (8000 + 60) / (100 + 60)"
+    )
+
+
+def test_steps_of_an_earlier_process_are_neither_left_nor_done_by_this_one(paced, tmp_path):
+    # 20 of 100 s of work in 20 s, 30 left
+    beat(tmp_path, "t0", first=50, step=70, note="", began=1000.0, at=1020.0)
+    assert paced(planned(100.0, checks=0), done=0).line(1020.0).endswith("; about 30 s left")
+
+
+def test_a_session_that_has_done_all_has_nothing_left(paced):
+    assert paced(planned(), done=40).line(1060.0).endswith("; about 0 s left")
+
+
+def test_a_plan_of_unknown_cost_promises_nothing(paced):
+    assert paced(planned(None)).line(1060.0) == "groundthink: 12 of 40 tests"
 
 
 def test_the_lines_reach_the_terminal_and_stop(tmp_path, monkeypatch, capfd):

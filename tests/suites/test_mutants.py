@@ -89,7 +89,7 @@ def test_the_check_fails_its_mutant(name, store, tmp_path):
     # a study runs only where its file is named
     suites = load_checks()[check].path if load_checks()[check].study else "suites"
     run = run_suites(store, tmp_path / "report", "-k", selection, "--model", f"mutant:{name}", *size,
-                    suites=suites, env=MADE_UP_REGISTRIES)  # fmt: skip
+                    suites=suites, env=MADE_UP_REGISTRIES, alone=size == ALONE)  # fmt: skip
 
     assert "FAIL" in run.statuses(check, metric), run.output
     assert run.status(check) == "FAIL"
@@ -97,16 +97,18 @@ def test_the_check_fails_its_mutant(name, store, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", [SPIKED, WIDTHS], ids=["deep", "of widths"])
+@pytest.mark.parametrize("size", [SPIKED, WIDTHS, ALONE], ids=["long", "of widths", "alone"])
 def test_no_check_fails_a_healthy_model_by_those_metrics(size, store, tmp_path):
     # a healthy model in the studies: test_studies.py
     seen_by = {
         name: row
         for name, row in SEEN_BY.items()
-        if not load_checks()[MUTANTS[name].caught_by].study and (row[2] == WIDTHS) == (size == WIDTHS)
+        if not load_checks()[MUTANTS[name].caught_by].study
+        and (row[2] == size if row[2] in (WIDTHS, ALONE) else size == SPIKED)
     }
     selection = " or ".join(f"({selection})" for _, selection, _ in seen_by.values())
-    run = run_suites(store, tmp_path / "report", "-k", selection, *size, suites="suites", env=MADE_UP_REGISTRIES)
+    run = run_suites(store, tmp_path / "report", "-k", selection, *size,
+                     suites="suites", env=MADE_UP_REGISTRIES, alone=size == ALONE)  # fmt: skip
 
     for name, (metric, _, _) in seen_by.items():
         statuses = run.statuses(MUTANTS[name].caught_by, metric)

@@ -14,6 +14,9 @@ from harness.thresholds import explain_validation
 
 CHECKS_PATH = Path(__file__).with_name("checks.toml")
 
+MAIN_TRAININGS = "main"
+"""The recipe of one training a seed. A check that rests on it needs evidence of every seed (graduation/matrix.py)."""
+
 # Nominal parameters of each scale, by the marker that selects it; smallest first.
 SCALES = {"tiny": "3.5M", "small": "8M", "medium": "30M", "large": "125M"}
 MARKERS = {scale: marker for marker, scale in SCALES.items()}

@@ -13,7 +13,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from harness.audit import contradiction, repeated
-from harness.checks import Check, Checks
+from harness.checks import MAIN_TRAININGS, Check, Checks
 from harness.graduation.evidence import (
     CATEGORIES,
     MAX_SCORE,
@@ -29,9 +29,6 @@ from harness.records import SEVERITY, Record, Status, worst
 from harness.thresholds import Thresholds
 from harness.witnesses import disagreement
 from harness.wording import format_number, label
-
-MAIN = "main"
-"""The recipe of one training a seed."""
 
 NO_EVIDENCE = frozenset({Status.MISSING, Status.INVALID, Status.UNSUPPORTED})
 
@@ -223,7 +220,7 @@ class _Auditor:
     def _seeds_without_evidence(self, check: Check, judged: Sequence[Record]) -> list[int]:
         """Seeds of the session that a check on its main trainings has no record of: a claim made by fewer."""
         seen = {seed for record in judged for seed in record.seeds}
-        return sorted(set(self._bundle.seeds) - seen) if MAIN in check.trainings else []
+        return sorted(set(self._bundle.seeds) - seen) if MAIN_TRAININGS in check.trainings else []
 
     def _misplaced(self, check_id: str, record: Record) -> str | None:
         if (record.check, record.model, record.scale) == (check_id, self._bundle.model, self._bundle.scale):

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from harness.checks import Check, Checks
+from harness.checks import MAIN_TRAININGS, Check, Checks
 from harness.graduation.evidence import EVIDENCE_PATH, EvidenceTable, Table
 from harness.graduation.ledger import Seal, seal
 from harness.graduation.matrix import Bundle, Decision, decide_graduation
@@ -68,7 +68,7 @@ def tables(scale: str = "3.5M", seeds: int = 3, cpu_ref: bool = True) -> tuple[E
                 "id": name, "title": name, "claim": "c", "why": "w", "method": "m", "suite": "graduation",
                 "file": f"test_{name.lower()}.py", "scales": (scale,), "category": category, "next": "n", "source": "s",
                 "branches": "hybrid" if name == "HYBRID" else "any",
-                "trainings": ["main"] if name == "NOTE" else [],
+                "trainings": [MAIN_TRAININGS] if name == "NOTE" else [],
             }
         )
         for name, category in CATEGORY.items()

@@ -1,7 +1,9 @@
 """The public operations: check the inputs, fix the dtypes, call the chosen backend.
 
 Dtypes    computed in fp32, or in fp64 when any input is fp64; ``y`` comes back in the dtype of the values that went in
-          (``v``, ``x`` or ``u``); states and losses are always in the compute dtype.
+          (``v``, ``x`` or ``u``); states and losses are always in the compute dtype. Where all values of a call share
+          one dtype that the backend takes as it is (``Backend.native``), they are not cast to fp32 first; decays, steps,
+          parameters and states always are.
 States    ``None`` means zeros. Gradients flow to every input and from and to both states.
 Errors    ``KernelInputError`` (a ``ValueError``) when shapes, dtypes, devices or, on the CPU, signs do not fit.
 """
@@ -53,8 +55,11 @@ def wkv6(
     _require_not_positive("wkv6", "log_w_BTHK", log_w_BTHK, "it is the logarithm of a decay in [0, 1]")
     dtype = _compute_dtype(named)
     state = _state(initial_state_BHKV, (size["B"], size["H"], size["K"], size["V"]), dtype, v_BTHV.device)
-    inputs = [t.to(dtype) for t in (r_BTHK, k_BTHK, v_BTHV, log_w_BTHK, u_HK)]
-    y_BTHV, final_BHKV = backends.resolve("wkv6", v_BTHV.device.type)(*inputs, state)
+    backend = backends.resolve("wkv6", v_BTHV.device.type)
+    r, k, v = _values(backend, dtype, r_BTHK, k_BTHK, v_BTHV)
+    # a decay as coarse as the values is taken at its word; a finer one keeps its precision
+    log_w = log_w_BTHK if log_w_BTHK.dtype == v.dtype else log_w_BTHK.to(dtype)
+    y_BTHV, final_BHKV = backends.function_of(backend)(r, k, v, log_w, u_HK.to(dtype), state)
     return y_BTHV.to(v_BTHV.dtype), final_BHKV
 
 
@@ -87,8 +92,9 @@ def ssd(
     _require_not_positive("ssd", "-dt_BTH", -dt_BTH, "a step is at least 0: pass softplus(dt + dt_bias)")
     dtype = _compute_dtype(named)
     state = _state(initial_state_BHPN, (size["B"], size["H"], size["P"], size["N"]), dtype, x_BTHP.device)
-    inputs = [t.to(dtype) for t in (x_BTHP, dt_BTH, A_H, B_BTGN, C_BTGN)]
-    y_BTHP, final_BHPN = backends.resolve("ssd", x_BTHP.device.type)(*inputs, state)
+    backend = backends.resolve("ssd", x_BTHP.device.type)
+    x, B, C = _values(backend, dtype, x_BTHP, B_BTGN, C_BTGN)
+    y_BTHP, final_BHPN = backends.function_of(backend)(x, dt_BTH.to(dtype), A_H.to(dtype), B, C, state)
     return y_BTHP.to(x_BTHP.dtype), final_BHPN
 
 
@@ -120,8 +126,10 @@ def causal_conv1d(
         named["initial_state_BCw"] = initial_state_BCw
     dtype = _compute_dtype(named)
     state = _state(initial_state_BCw, shape, dtype, x_BTC.device)
-    inputs = [t.to(dtype) for t in (x_BTC, weight_Cw, bias_C)]
-    y_BTC, final_BCw = backends.resolve("causal_conv1d", x_BTC.device.type)(*inputs, state, activation)
+    backend = backends.resolve("causal_conv1d", x_BTC.device.type)
+    (x,) = _values(backend, dtype, x_BTC)
+    function = backends.function_of(backend)
+    y_BTC, final_BCw = function(x, weight_Cw.to(dtype), bias_C.to(dtype), state, activation)
     return y_BTC.to(x_BTC.dtype), final_BCw
 
 
@@ -152,8 +160,10 @@ def selective_scan(
     _require_not_positive("selective_scan", "-delta_BTC", -delta_BTC, "a step is at least 0: pass it after softplus")
     dtype = _compute_dtype(named)
     state = _state(initial_state_BCN, (size["B"], size["C"], size["N"]), dtype, u_BTC.device)
-    inputs = [t.to(dtype) for t in (u_BTC, delta_BTC, A_CN, B_BTN, C_BTN, D_C)]
-    y_BTC, final_BCN = backends.resolve("selective_scan", u_BTC.device.type)(*inputs, state)
+    backend = backends.resolve("selective_scan", u_BTC.device.type)
+    u, B, C = _values(backend, dtype, u_BTC, B_BTN, C_BTN)
+    inputs = (u, delta_BTC.to(dtype), A_CN.to(dtype), B, C, D_C.to(dtype))
+    y_BTC, final_BCN = backends.function_of(backend)(*inputs, state)
     return y_BTC.to(u_BTC.dtype), final_BCN
 
 
@@ -181,7 +191,9 @@ def cross_entropy(logits_NV: Tensor, targets_N: Tensor) -> Tensor:
                 f"cross_entropy: targets must lie in 0 .. V-1 = {size['V'] - 1}, but range from {low} to {high}"
             )
     dtype = _compute_dtype({"logits_NV": logits_NV})
-    loss: Tensor = backends.resolve("cross_entropy", logits_NV.device.type)(logits_NV.to(dtype), targets_N)
+    backend = backends.resolve("cross_entropy", logits_NV.device.type)
+    (logits,) = _values(backend, dtype, logits_NV)
+    loss: Tensor = backends.function_of(backend)(logits, targets_N)
     return loss
 
 
@@ -195,7 +207,9 @@ def rms_norm(x_BTD: Tensor, weight_D: Tensor, eps: float = 1e-5) -> Tensor:
     named = {"x_BTD": x_BTD, "weight_D": weight_D}
     bind("rms_norm", named)
     dtype = _compute_dtype(named)
-    y_BTD: Tensor = backends.resolve("rms_norm", x_BTD.device.type)(x_BTD.to(dtype), weight_D.to(dtype), eps)
+    backend = backends.resolve("rms_norm", x_BTD.device.type)
+    (x,) = _values(backend, dtype, x_BTD)
+    y_BTD: Tensor = backends.function_of(backend)(x, weight_D.to(dtype), eps)
     return y_BTD.to(x_BTD.dtype)
 
 
@@ -211,13 +225,21 @@ def gated_rms_norm(x_BTD: Tensor, z_BTD: Tensor, weight_D: Tensor, eps: float = 
     if num_groups < 1 or size["D"] % num_groups:
         raise KernelInputError(f"gated_rms_norm: num_groups={num_groups} must divide D={size['D']}")
     dtype = _compute_dtype(named)
-    inputs = [t.to(dtype) for t in (x_BTD, z_BTD, weight_D)]
-    y_BTD: Tensor = backends.resolve("gated_rms_norm", x_BTD.device.type)(*inputs, eps, num_groups)
+    backend = backends.resolve("gated_rms_norm", x_BTD.device.type)
+    x, z = _values(backend, dtype, x_BTD, z_BTD)
+    y_BTD: Tensor = backends.function_of(backend)(x, z, weight_D.to(dtype), eps, num_groups)
     return y_BTD.to(x_BTD.dtype)
 
 
 def _compute_dtype(tensors: dict[str, Tensor]) -> torch.dtype:
     return torch.float64 if any(t.dtype == torch.float64 for t in tensors.values()) else torch.float32
+
+
+def _values(backend: backends.Backend, dtype: torch.dtype, *tensors: Tensor) -> list[Tensor]:
+    """The values as the backend takes them: as they are where it knows their one dtype, else in ``dtype``."""
+    given = {tensor.dtype for tensor in tensors}
+    as_they_are = len(given) == 1 and dtype == torch.float32 and str(*given).removeprefix("torch.") in backend.native
+    return list(tensors) if as_they_are else [tensor.to(dtype) for tensor in tensors]
 
 
 def _state(state: Tensor | None, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -25,6 +25,9 @@ class Backend:
     devices    device types it runs on; empty means all
     load       imports, builds if needed, and returns the function
     available  (True, why it can run) or (False, what is missing and how to get it); must not build
+    native     dtypes of values that reach it as they are, by name (``"bfloat16"``); others are cast to fp32 first.
+               fp64 is never narrowed: a backend that cannot take it says so
+    launches   regular expressions: each names a device kernel that one forward and backward pass must launch
     """
 
     op: str
@@ -32,6 +35,8 @@ class Backend:
     devices: frozenset[str]
     load: Callable[[], Callable[..., Any]]
     available: Callable[[], tuple[bool, str]]
+    native: frozenset[str] = frozenset()
+    launches: tuple[str, ...] = ()
 
     def runs_on(self, device_type: str) -> tuple[bool, str]:
         """Whether it runs on a device type, and why."""
@@ -185,16 +190,21 @@ def select(op: str, device_type: str) -> Choice:
     raise BackendError(f"{op} has no backend on {device_type}: {'; '.join(passed_over)}")
 
 
-def resolve(op: str, device_type: str) -> Callable[..., Any]:
-    """The function to call now, counted in ``calls``: the forced backend, or else the selected one."""
+def resolve(op: str, device_type: str) -> Backend:
+    """The backend of the next call: the forced one, or else the selected one."""
     name = forced(op) or select(op, device_type).name
     backend = get(op, name)
     if backend.devices and device_type not in backend.devices:
         raise BackendError(f"{op}: backend {name} {backend.runs_on(device_type)[1]}")
-    function = _loaded(op, name)
-    calls[op, name] += 1
+    return backend
+
+
+def function_of(backend: Backend) -> Callable[..., Any]:
+    """The function of a backend, to be called once: that call is counted in ``calls``."""
+    function = _loaded(backend.op, backend.name)
+    calls[backend.op, backend.name] += 1
     # the oracle is beyond the reach of what is planted in a kernel: it must stay able to show it
-    for wrapper in _wrappers.get(op, []) if name != REFERENCE else []:
+    for wrapper in _wrappers.get(backend.op, []) if backend.name != REFERENCE else []:
         function = wrapper(function)
     return function
 

@@ -1,0 +1,1 @@
+"""Kernels of ours for NVIDIA GPUs, in CUDA C++."""

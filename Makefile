@@ -4,8 +4,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# `make gpu` has an environment of its own: another torch, and packages that are compiled for it
+GPU_VENV := .venv-gpu
+GPU_BIN := $(GPU_VENV)/bin
+GPU_STAMP := $(GPU_VENV)/.installed
+CHECK_PYTHON = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "GroundThink needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12 tiny")'
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: tiny test check lint bench clean help
+.PHONY: tiny test check lint bench gpu clean help
 
 help:  ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -18,23 +24,43 @@ test: $(STAMP) lint  ## install, then lint, types, layers and the project's own 
 
 check: test  ## the same as test
 
-lint: $(STAMP)  ## ruff, mypy, import-linter
+lint: $(STAMP)  ## ruff, mypy, import-linter, and zizmor and check-jsonschema for the workflows
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/zizmor --offline --no-progress --pedantic --strict-collection .github
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
 bench: $(STAMP)  ## training step and kernels, side by side
 	$(BIN)/python -m benchmarks.step
 	$(BIN)/python -m benchmarks.kernels
 
+gpu:  ## on a machine with an NVIDIA GPU and nvcc: what CI runs there every night; ARGS names steps
+	@$(CHECK_PYTHON)
+	@$(PYTHON) .ci/gpu.py require
+	@$(MAKE) --no-print-directory $(GPU_STAMP)
+	@$(GPU_BIN)/python .ci/gpu.py run $(ARGS)
+
 $(STAMP): pyproject.toml constraints/cpu.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "GroundThink needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12 tiny")'
+	$(CHECK_PYTHON)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints/cpu.txt $$(grep '^torch==' constraints/cpu.txt)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints/cpu.txt --editable '.[dev]'
+	$(BIN)/python $(PIP_INSTALL) --constraint constraints/cpu.txt $$(grep '^torch==' constraints/cpu.txt)
+	$(BIN)/python $(PIP_INSTALL) --constraint constraints/cpu.txt --editable '.[dev]'
 	$(BIN)/python -m kernels.cpu.build
 	touch $(STAMP)
 
-clean:  ## remove the environment and build products (the store .groundthink/ and reports/ stay)
-	rm -rf $(VENV) build dist *.egg-info
+# The packages of cuda.txt are compiled for the torch that is installed: without isolation, and without pip's cache, which
+# does not know for which torch a wheel was made. --no-deps leaves out what only models that we have not ask for.
+$(GPU_STAMP): pyproject.toml constraints/cpu.txt constraints/cuda.txt
+	$(CHECK_PYTHON)
+	$(PYTHON) -m venv $(GPU_VENV)
+	grep -v '^torch==' constraints/cpu.txt | cat - constraints/cuda.txt > $(GPU_VENV)/constraints.txt
+	$(GPU_BIN)/python $(PIP_INSTALL) --constraint $(GPU_VENV)/constraints.txt torch setuptools wheel packaging ninja
+	$(GPU_BIN)/python $(PIP_INSTALL) --constraint $(GPU_VENV)/constraints.txt --editable '.[dev]'
+	PATH="$(CURDIR)/$(GPU_BIN):$$PATH" MAMBA_FORCE_BUILD=TRUE CAUSAL_CONV1D_FORCE_BUILD=TRUE \
+	$(GPU_BIN)/python $(PIP_INSTALL) --no-build-isolation --no-deps --no-cache-dir --requirement constraints/cuda.txt
+	touch $(GPU_STAMP)
+
+clean:  ## remove the environments and build products (the store .groundthink/ and reports/ stay)
+	rm -rf $(VENV) $(GPU_VENV) build dist *.egg-info

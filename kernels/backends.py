@@ -68,7 +68,7 @@ def _always() -> tuple[bool, str]:
 
 
 def _compiler() -> tuple[bool, str]:
-    from kernels.cpu.build import compiler_version
+    from kernels.jit_build import compiler_version
 
     version = compiler_version()
     if version is None:
@@ -92,6 +92,23 @@ def _cpp(op: str) -> Callable[[], Callable[..., Any]]:
 
         ops.load()
         function: Callable[..., Any] = getattr(ops, f"{op}_cpp")
+        return function
+
+    return load
+
+
+def _gpu_build() -> tuple[bool, str]:
+    from kernels.cuda.build import available
+
+    return available()
+
+
+def _cuda(op: str) -> Callable[[], Callable[..., Any]]:
+    def load() -> Callable[..., Any]:
+        from kernels.cuda import ops
+
+        ops.load()
+        function: Callable[..., Any] = getattr(ops, f"{op}_cuda")
         return function
 
     return load
@@ -125,12 +142,20 @@ def _load_conv1d_shifted() -> Callable[..., Any]:
     return causal_conv1d_shifted
 
 
+def _launches(op: str) -> tuple[str, ...]:
+    """Names of the device kernels of ours that a forward and a backward pass of ``op`` launch."""
+    return rf"\b{op}_forward_kernel\b", rf"\b{op}_backward_kernel\b"
+
+
 _CPU = frozenset({"cpu"})
+_CUDA = frozenset({"cuda"})
 _ANY: frozenset[str] = frozenset()
+_NATIVE = frozenset({"float32", "bfloat16", "float16"})
 
 # Best first.
 _TABLE = (
     Backend("wkv6", "cpp", _CPU, _cpp("wkv6"), _compiler),
+    Backend("wkv6", "cuda", _CUDA, _cuda("wkv6"), _gpu_build, _NATIVE, _launches("wkv6")),
     Backend("wkv6", "chunked", _ANY, _load_wkv6_chunked, _always),
     Backend("wkv6", "reference", _ANY, _reference("wkv6"), _always),
     Backend("ssd", "cpp", _CPU, _cpp("ssd"), _compiler),
@@ -141,6 +166,7 @@ _TABLE = (
     Backend("causal_conv1d", "reference", _ANY, _reference("causal_conv1d"), _always),
     Backend("selective_scan", "reference", _ANY, _reference("selective_scan"), _always),
     Backend("cross_entropy", "cpp", _CPU, _cpp("cross_entropy"), _compiler),
+    Backend("cross_entropy", "cuda", _CUDA, _cuda("cross_entropy"), _gpu_build, _NATIVE, _launches("cross_entropy")),
     Backend("cross_entropy", "torch", _ANY, _torch("cross_entropy"), _always),
     Backend("cross_entropy", "reference", _ANY, _reference("cross_entropy"), _always),
     Backend("rms_norm", "cpp", _CPU, _cpp("rms_norm"), _compiler),
@@ -154,11 +180,15 @@ _TABLE = (
 OPS = tuple(dict.fromkeys(backend.op for backend in _TABLE))
 
 
-def names(op: str) -> tuple[str, ...]:
-    """The backends of an operation, best first. Raises ``BackendError`` for an unknown operation."""
+def names(op: str, device_type: str | None = None) -> tuple[str, ...]:
+    """The backends of an operation, best first: all, or those for a device type, available there or not.
+
+    Raises ``BackendError`` for an unknown operation.
+    """
     if op not in OPS:
         raise BackendError(_unknown("operation", op, OPS))
-    return tuple(backend.name for backend in _TABLE if backend.op == op)
+    of_op = [backend for backend in _TABLE if backend.op == op]
+    return tuple(b.name for b in of_op if device_type is None or not b.devices or device_type in b.devices)
 
 
 def get(op: str, name: str) -> Backend:
@@ -179,7 +209,8 @@ def select(op: str, device_type: str) -> Choice:
     if wanted:
         ok, why = get(op, wanted).runs_on(device_type)
         if not ok:
-            raise BackendError(f"{variable}={wanted}: {why}. Unset {variable} or choose among {', '.join(names(op))}")
+            others = ", ".join(names(op, device_type))
+            raise BackendError(f"{variable}={wanted}: {why}. Unset {variable} or choose among {others}")
         return Choice(op, wanted, f"{variable} is set; {why}")
     passed_over: list[str] = []
     for name in names(op):

@@ -1,6 +1,5 @@
 """The C++ operations in Python: loaded once, with their shapes for tracing and their gradients for autograd."""
 
-from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -9,8 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kernels.cpu.build import build
-
-Rule = Callable[..., Any]
+from kernels.registration import Rule, contiguous_like, register
 
 
 @cache
@@ -21,19 +19,12 @@ def load() -> None:
     """
     # in the process that has just built it this is the same library once more, not a second one
     torch.ops.load_library(str(build()))  # type: ignore[no-untyped-call]
-    _register("wkv6", _fake_wkv6, _gradients_of("wkv6"), _save_inputs, _fake_gradients)
-    _register("ssd", _fake_ssd, _gradients_of("ssd"), _save_inputs, _fake_gradients)
-    _register("causal_conv1d", _fake_causal_conv1d, _gradients_of("causal_conv1d"), _save_inputs, _fake_gradients)
-    _register("cross_entropy", _fake_loss, _loss_gradient, _save_loss, _fake_loss_gradient)
-    _register("rms_norm", _fake_norm, _norm_gradients, _save_norm, _fake_norm_gradients)
-    _register("gated_rms_norm", _fake_norm, _gated_norm_gradients, _save_norm, _fake_norm_gradients)
-
-
-def _register(op: str, fake: Rule, gradients: Rule, save: Rule, fake_gradients: Rule) -> None:
-    torch.library.register_fake(f"groundthink::{op}", fake)
-    torch.library.register_autograd(f"groundthink::{op}", gradients, setup_context=save)
-    torch.library.register_fake(f"groundthink::{op}_backward", fake_gradients)
-    torch.library.register_autograd(f"groundthink::{op}_backward", _no_second_derivative)
+    register("wkv6", _fake_wkv6, _gradients_of("wkv6"), _save_inputs, _fake_gradients)
+    register("ssd", _fake_ssd, _gradients_of("ssd"), _save_inputs, _fake_gradients)
+    register("causal_conv1d", _fake_causal_conv1d, _gradients_of("causal_conv1d"), _save_inputs, _fake_gradients)
+    register("cross_entropy", _fake_loss, _loss_gradient, _save_loss, _fake_loss_gradient)
+    register("rms_norm", _fake_norm, _norm_gradients, _save_norm, _fake_norm_gradients)
+    register("gated_rms_norm", _fake_norm, _gated_norm_gradients, _save_norm, _fake_norm_gradients)
 
 
 def wkv6_cpp(
@@ -84,15 +75,15 @@ def gated_rms_norm_cpp(x_BTD: Tensor, z_BTD: Tensor, weight_D: Tensor, eps: floa
 
 
 def _fake_wkv6(r: Tensor, k: Tensor, v: Tensor, log_w: Tensor, u: Tensor, initial: Tensor) -> tuple[Tensor, Tensor]:
-    return _contiguous_like(v), _contiguous_like(initial)
+    return contiguous_like(v), contiguous_like(initial)
 
 
 def _fake_ssd(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, initial: Tensor) -> tuple[Tensor, Tensor]:
-    return _contiguous_like(x), _contiguous_like(initial)
+    return contiguous_like(x), contiguous_like(initial)
 
 
 def _fake_causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor, initial: Tensor) -> Tensor:
-    return _contiguous_like(x)
+    return contiguous_like(x)
 
 
 def _fake_loss(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -100,26 +91,22 @@ def _fake_loss(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _fake_norm(x: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
-    return _contiguous_like(x), x.new_empty(x.shape[0])
+    return contiguous_like(x), x.new_empty(x.shape[0])
 
 
 def _fake_loss_gradient(logits: Tensor, targets: Tensor, stats: Tensor, dloss: Tensor) -> Tensor:
-    return _contiguous_like(logits)
+    return contiguous_like(logits)
 
 
 def _fake_norm_gradients(*inputs: Any) -> tuple[Tensor, ...]:
     """One gradient a tensor that stands before eps, the scale and the gradient of the output."""
-    return tuple(_contiguous_like(t) for t in inputs[:-3])
+    return tuple(contiguous_like(t) for t in inputs[:-3])
 
 
 def _fake_gradients(*tensors: Tensor) -> tuple[Tensor, ...]:
     """One gradient an input: the arguments are the inputs, of which the initial state is last, and what follows it."""
     num_outputs = 1 if len(tensors) == 5 else 2
-    return tuple(_contiguous_like(t) for t in tensors[:-num_outputs])
-
-
-def _contiguous_like(tensor: Tensor) -> Tensor:
-    return torch.empty_like(tensor, memory_format=torch.contiguous_format)
+    return tuple(contiguous_like(t) for t in tensors[:-num_outputs])
 
 
 def _save_inputs(ctx: Any, inputs: tuple[Tensor, ...], output: Any) -> None:
@@ -156,9 +143,3 @@ def _norm_gradients(ctx: Any, dy: Tensor, _: Tensor) -> tuple[Tensor | None, ...
 def _gated_norm_gradients(ctx: Any, dy: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     *tensors, scale = ctx.saved_tensors
     return *torch.ops.groundthink.gated_rms_norm_backward(*tensors, ctx.eps, scale, dy), None
-
-
-def _no_second_derivative(ctx: Any, *grads: Tensor) -> Any:
-    raise NotImplementedError(
-        "the C++ kernels have no second derivative; compute it with kernels.backends.force(op, 'reference')"
-    )

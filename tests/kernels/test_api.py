@@ -6,7 +6,7 @@ import torch
 import kernels
 from kernels import backends, parity
 
-ALL = [(op, name) for op in backends.OPS for name in backends.names(op)]
+ALL = [(op, name) for op in backends.OPS for name in backends.names(op, "cpu")]
 WITH_STATE = [(op, name) for op, name in ALL if op in parity.OPS_WITH_STATE]
 
 

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 import kernels
-from kernels import backends, parity
-from kernels.cpu import build as building
+from kernels import backends, jit_build, parity
 
 
 @pytest.fixture
@@ -32,12 +31,12 @@ def test_a_wrong_name_in_the_package_says_what_there_is():
 
 
 def test_the_best_available_backend_is_chosen_with_its_reason(fresh_choice):
-    fresh_choice.setattr(building, "compiler_version", lambda: "g++ 12.2")
+    fresh_choice.setattr(jit_build, "compiler_version", lambda: "g++ 12.2")
     assert backends.select("wkv6", "cpu") == backends.Choice("wkv6", "cpp", "built with g++ 12.2")
 
 
 def test_without_a_compiler_the_next_backend_is_chosen_by_name_and_says_why(fresh_choice):
-    fresh_choice.setattr(building, "compiler_version", lambda: None)
+    fresh_choice.setattr(jit_build, "compiler_version", lambda: None)
     choice = backends.select("wkv6", "cpu")
     assert choice.name == "chunked"
     assert "not cpp: no C++ compiler found: install g++ or set CXX" in choice.reason
@@ -61,8 +60,8 @@ def test_the_environment_chooses_by_name(fresh_choice):
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("chunkd", r"unknown backend of wkv6 'chunkd'; did you mean chunked\? Allowed: cpp, chunked, reference"),
-        ("cpp", "GROUNDTHINK_WKV6=cpp: runs on cpu only, not on cuda.*choose among cpp, chunked, reference"),
+        ("chunkd", r"unknown backend of wkv6 'chunkd'; did you mean chunked\? Allowed: cpp, cuda, chunked, reference"),
+        ("cpp", "GROUNDTHINK_WKV6=cpp: runs on cpu only, not on cuda.*choose among cuda, chunked, reference"),
     ],
 )
 def test_an_impossible_wish_raises(fresh_choice, value, message):
@@ -91,7 +90,7 @@ def test_forcing_a_wrong_name_lists_what_is_allowed(op, name, message):
 
 
 def test_forcing_without_a_compiler_raises(monkeypatch):
-    monkeypatch.setattr(building, "compiler_version", lambda: None)
+    monkeypatch.setattr(jit_build, "compiler_version", lambda: None)
     with pytest.raises(backends.BackendError, match="no C\\+\\+ compiler"), backends.force("wkv6", "cpp"):
         pass
 

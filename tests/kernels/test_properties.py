@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import kernels
 from kernels import backends, parity
 
-ALL = [(op, name) for op in backends.OPS for name in backends.names(op)]
+ALL = [(op, name) for op in backends.OPS for name in backends.names(op, "cpu")]
 SCANS = [(op, name) for op, name in ALL if op in parity.OPS_WITH_STATE]
 # Inputs that have a position axis, and the initial state, by the names of the public operations
 PER_POSITION = {
@@ -132,7 +132,9 @@ def test_nan_and_inf_reach_later_positions_and_no_earlier_one(op, backend, T, ba
             assert not final[0].isfinite().all(), f"{name} was swallowed by the state"
 
 
-@pytest.mark.parametrize(("op", "backend"), [(op, name) for op in ("wkv6", "ssd") for name in backends.names(op)])
+@pytest.mark.parametrize(
+    ("op", "backend"), [(op, name) for op in ("wkv6", "ssd") for name in backends.names(op, "cpu")]
+)
 def test_nan_in_one_head_stays_in_its_head(op, backend):
     healthy = parity.ParityCase(op, 20).inputs(head_size=6)
     name = "k_BTHK" if op == "wkv6" else "x_BTHP"
@@ -153,7 +155,7 @@ NORM_INPUTS = [("rms_norm", "x_BTD"), ("gated_rms_norm", "x_BTD"), ("gated_rms_n
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-@pytest.mark.parametrize("backend", backends.names("rms_norm"))
+@pytest.mark.parametrize("backend", backends.names("rms_norm", "cpu"))
 @pytest.mark.parametrize(("op", "place"), NORM_INPUTS)
 def test_nan_and_inf_stay_in_their_vector_of_a_norm(op, place, backend, bad):
     healthy = parity.ParityCase(op, 5).inputs(head_size=20)
@@ -181,7 +183,7 @@ def row_losses(backend, logits, targets):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("backend", backends.names("cross_entropy"))
+@pytest.mark.parametrize("backend", backends.names("cross_entropy", "cpu"))
 def test_what_is_not_finite_in_one_row_shows_in_its_loss_and_gradient_only(backend, dtype):
     logits, targets = parity.ParityCase("cross_entropy", 6).inputs(head_size=7, dtype=dtype).values()
     targets[:] = 3
@@ -203,7 +205,7 @@ def test_what_is_not_finite_in_one_row_shows_in_its_loss_and_gradient_only(backe
     assert torch.equal(gradient[4:], healthy_gradient[4:])
 
 
-@pytest.mark.parametrize("backend", backends.names("cross_entropy"))
+@pytest.mark.parametrize("backend", backends.names("cross_entropy", "cpu"))
 def test_a_class_without_a_chance_gets_no_gradient(backend):
     logits = torch.tensor([[0.0, -math.inf, 0.0]])
     losses, gradient = row_losses(backend, logits, torch.tensor([0]))

@@ -11,13 +11,13 @@ from kernels import backends, causal_conv1d, selective_scan, ssd, wkv6
 F64 = torch.float64
 
 
-@pytest.fixture(params=backends.names("wkv6"))
+@pytest.fixture(params=backends.names("wkv6", "cpu"))
 def wkv6_backend(request):
     with backends.force("wkv6", request.param):
         yield request.param
 
 
-@pytest.fixture(params=backends.names("ssd"))
+@pytest.fixture(params=backends.names("ssd", "cpu"))
 def ssd_backend(request):
     with backends.force("ssd", request.param):
         yield request.param
@@ -94,7 +94,7 @@ def test_one_channel_of_selective_scan_is_ssd_with_one_head():
     torch.testing.assert_close(final, final_ssd[:, :, 0], rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.parametrize("backend", backends.names("causal_conv1d"))
+@pytest.mark.parametrize("backend", backends.names("causal_conv1d", "cpu"))
 @pytest.mark.parametrize(("T", "width"), [(1, 4), (2, 4), (3, 4), (4, 4), (9, 4), (5, 1), (5, 2)])
 def test_convolution_equals_torch_on_state_and_input_together(backend, T, width):
     generator = torch.Generator().manual_seed(T)
@@ -113,7 +113,7 @@ def test_convolution_equals_torch_on_state_and_input_together(backend, T, width)
     assert torch.equal(final, whole[:, :, whole.shape[2] - (width - 1) :])
 
 
-@pytest.mark.parametrize("backend", backends.names("cross_entropy"))
+@pytest.mark.parametrize("backend", backends.names("cross_entropy", "cpu"))
 def test_cross_entropy_of_equal_logits_is_the_logarithm_of_their_number(backend):
     logits = torch.full((3, 50), 7.0, dtype=F64, requires_grad=True)
     targets = torch.tensor([0, 49, 20])
@@ -126,7 +126,7 @@ def test_cross_entropy_of_equal_logits_is_the_logarithm_of_their_number(backend)
     torch.testing.assert_close(gradient, 2 / 3 * expected, rtol=1e-13, atol=0)
 
 
-@pytest.mark.parametrize("backend", backends.names("cross_entropy"))
+@pytest.mark.parametrize("backend", backends.names("cross_entropy", "cpu"))
 def test_cross_entropy_is_the_mean_over_rows(backend):
     # -ln p is ln 4 in the first row and ln(4/3) in the second
     logits = torch.tensor([[0.0, math.log(3)], [0.0, math.log(3)]], dtype=F64)
@@ -146,7 +146,7 @@ def test_a_sure_prediction_keeps_the_digits_of_its_small_gradient(backend):
     assert gradient[0, 1].item() == pytest.approx(math.exp(-30), rel=1e-13)
 
 
-@pytest.mark.parametrize("backend", backends.names("rms_norm"))
+@pytest.mark.parametrize("backend", backends.names("rms_norm", "cpu"))
 def test_rms_norm_of_three_and_four(backend):
     # mean square 12.5, and eps makes it 16
     x, weight = torch.tensor([[[3.0, 4.0]]], dtype=F64), torch.tensor([1.0, 10.0], dtype=F64)
@@ -155,7 +155,7 @@ def test_rms_norm_of_three_and_four(backend):
     assert y.flatten().tolist() == pytest.approx([0.75, 10.0], rel=1e-14)
 
 
-@pytest.mark.parametrize("backend", backends.names("gated_rms_norm"))
+@pytest.mark.parametrize("backend", backends.names("gated_rms_norm", "cpu"))
 def test_the_gate_comes_before_the_norm_and_groups_are_normalised_apart(backend):
     # silu(0) = 0 closes the gate; silu(60) = 60 leaves the ratios, which the norm then sets to mean square 1
     x = torch.tensor([[[1.0, 5.0, 3.0, 3.0]]], dtype=F64)
@@ -203,7 +203,7 @@ def gradcheck_inputs(op):
     return [tensor.requires_grad_(tensor.is_floating_point()) for tensor in made]
 
 
-@pytest.mark.parametrize(("op", "backend"), [(op, name) for op in backends.OPS for name in backends.names(op)])
+@pytest.mark.parametrize(("op", "backend"), [(op, name) for op in backends.OPS for name in backends.names(op, "cpu")])
 def test_gradients_equal_finite_differences(op, backend):
     with backends.force(op, backend):
         assert torch.autograd.gradcheck(getattr(kernels, op), gradcheck_inputs(op), fast_mode=False)

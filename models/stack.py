@@ -58,12 +58,19 @@ class Layer(nn.Module):
         self.ffn = ffn
 
     def forward(
-        self, x_BTD: Tensor, state: LayerState | None, observe: bool, lengths_B: Tensor | None = None
+        self,
+        x_BTD: Tensor,
+        state: LayerState | None,
+        observe: bool,
+        lengths_B: Tensor | None = None,
+        keep_state: bool = True,
     ) -> LayerOutput:
-        """One layer; ``observe`` adds the activations and changes nothing else; ``lengths_B``: see ``Mixer``."""
+        """One layer; ``observe`` adds the activations and changes nothing else; the rest: see ``Mixer``."""
         u_BTD = self.norm(x_BTD)
         outputs: dict[str, MixerOutput] = {
-            branch: mixer(u_BTD, None if state is None else state[branch], observe, lengths_B=lengths_B)
+            branch: mixer(
+                u_BTD, None if state is None else state[branch], observe, lengths_B=lengths_B, keep_state=keep_state
+            )
             for branch, mixer in self.mixers.items()
         }
         if self.fusion is None:
@@ -148,7 +155,7 @@ class StackedModel(nn.Module):
         if state is not None:
             self._check_state(state, tokens_BT.shape[0])
         if segments is None:
-            outputs = self._run(tokens_BT, state, return_activations)
+            outputs = self._run(tokens_BT, state, return_activations, return_states)
         else:
             outputs = self._run_documents(tokens_BT, state, return_activations, segments, return_states)
         weight_VD = self.embedding.weight if self.head is None else self.head.weight
@@ -163,13 +170,19 @@ class StackedModel(nn.Module):
         return (logits_BTV, final, activations) if return_activations else (logits_BTV, final)
 
     def _run(
-        self, tokens_BT: Tensor, state: State | None, observe: bool, lengths_B: Tensor | None = None
+        self,
+        tokens_BT: Tensor,
+        state: State | None,
+        observe: bool,
+        keep_states: bool,
+        lengths_B: Tensor | None = None,
     ) -> list[LayerOutput]:
         """What the layers return, first to last."""
         x_BTD = self._embed(tokens_BT, state)
         outputs: list[LayerOutput] = []
         for index, layer in enumerate(self.layers):
-            output = layer(x_BTD, None if state is None else state.layers[index], observe, lengths_B=lengths_B)
+            past = None if state is None else state.layers[index]
+            output = layer(x_BTD, past, observe, lengths_B=lengths_B, keep_state=keep_states)
             x_BTD = output.x
             outputs.append(output)
         return outputs
@@ -181,7 +194,7 @@ class StackedModel(nn.Module):
         shape = tokens_BT.shape
         pieces = split_documents(segments_BT, shape, carries=state is not None)
         runs = [
-            self._run(piece.take(tokens_BT), state if piece.carries else None, observe, piece.lengths)
+            self._run(piece.take(tokens_BT), state if piece.carries else None, observe, keep_states, piece.lengths)
             for piece in pieces
         ]
         joined: list[LayerOutput] = []

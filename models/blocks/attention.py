@@ -30,6 +30,7 @@ class CausalAttention(Mixer):
         state: MixerState | None = None,
         observe: bool = False,
         lengths_B: Tensor | None = None,
+        keep_state: bool = True,
     ) -> MixerOutput:
         """Attend. There is nothing to observe: a key-value state neither decays nor is rewritten.
 

@@ -61,6 +61,7 @@ class Mamba2Mixer(Mixer):
         state: MixerState | None = None,
         observe: bool = False,
         lengths_B: Tensor | None = None,
+        keep_state: bool = True,
     ) -> MixerOutput:
         """Mix ``u_BTD``; see the class for the equations and the state."""
         B, T, _ = u_BTD.shape

@@ -47,6 +47,7 @@ class StateSpec:
 class MixerOutput:
     """What a mixer returns: its output ``[B,T,D]``, its final state, and what it observed (None unless asked).
 
+    state       by kind; may be empty where ``keep_state`` was False
     decay       multiplier of the state at each position, RWKV-6 ``[B,T,H,K]``, Mamba-2 ``[B,T,H]``
     innovation  share of the state that is new at each position, ``[B,T,H]``
     """
@@ -63,6 +64,8 @@ class Mixer(nn.Module, ABC):
     ``lengths_B`` None means that all positions are real. Else row b is padding from position ``lengths_B[b]`` on:
     padding changes no output before it, and the final state is the one after the last real position. A state that
     grows holds the padding too, at its end, and the stack cuts it off.
+
+    ``keep_state`` False means that nobody reads the final state: a mixer that saves work by it may return none.
     """
 
     @abstractmethod
@@ -72,6 +75,7 @@ class Mixer(nn.Module, ABC):
         state: MixerState | None = None,
         observe: bool = False,
         lengths_B: Tensor | None = None,
+        keep_state: bool = True,
     ) -> MixerOutput:
         """Mix the positions of ``u_BTD``."""
 

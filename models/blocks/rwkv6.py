@@ -69,6 +69,7 @@ class Rwkv6TimeMix(Mixer):
         state: MixerState | None = None,
         observe: bool = False,
         lengths_B: Tensor | None = None,
+        keep_state: bool = True,
     ) -> MixerOutput:
         """Mix ``u_BTD``; see the class for the equations and the state."""
         B, T, D = u_BTD.shape

@@ -43,10 +43,15 @@ class Rwkv6Layer(Layer):
         self.channel_mix = Rwkv6ChannelMix(d_model, d_ff, layer_index, num_layers)
 
     def forward(
-        self, x_BTD: Tensor, state: LayerState | None, observe: bool, lengths_B: Tensor | None = None
+        self,
+        x_BTD: Tensor,
+        state: LayerState | None,
+        observe: bool,
+        lengths_B: Tensor | None = None,
+        keep_state: bool = True,
     ) -> LayerOutput:
         """One layer; ``observe`` adds the activations of the time-mix."""
-        mixed = super().forward(x_BTD, state, observe, lengths_B)
+        mixed = super().forward(x_BTD, state, observe, lengths_B, keep_state)
         previous_BD = None if state is None else state["rwkv"]["shift_ffn"]
         y_BTD, shift_BD = self.channel_mix(self.channel_norm(mixed.x), previous_BD, lengths_B)
         final = {"rwkv": {**mixed.state["rwkv"], "shift_ffn": shift_BD}}

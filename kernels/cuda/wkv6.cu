@@ -85,24 +85,38 @@ __device__ __forceinline__ Segment segment_of(int index, int segments, int chunk
   return {first, last};
 }
 
-// Starts to copy 16 positions of D elements; positions from T on become zeros.
-template <int kThreads, typename T, int kRow>
-__device__ __forceinline__ void fetch_tile(Tile<T, kRow>& to, const T* from, const Place& place, int chunk) {
-  constexpr int kD = kRow - kPad, kPart = 16 / sizeof(T), kParts = kD / kPart;
+// Copies 16 positions of D elements to shared memory; positions from T on become zeros.
+template <int kThreads, int kRow, typename T>
+struct TileCopy {
+  static constexpr int kD = kRow - kPad, kPart = 16 / sizeof(T), kParts = kD / kPart;
+  static constexpr int kTimes = kChunk * kParts / kThreads, kStride = kThreads / kParts;
+  static_assert(kTimes * kThreads == kChunk * kParts);
+  int row, part;
+  long long offset, next;  // of this thread's first element in the first chunk; from one position to the next
+
+  __device__ explicit TileCopy(const Place& place)
+      : row(threadIdx.x / kParts),
+        part(threadIdx.x % kParts * kPart),
+        offset(place.position<kD>(row) + part),
+        next(static_cast<long long>(place.H) * kD) {}
+
+  __device__ __forceinline__ void begin(Tile<T, kRow>& to, const T* from, const Place& place, int chunk) const {
 #pragma unroll
-  for (int i = threadIdx.x; i < kChunk * kParts; i += kThreads) {
-    const int row = i / kParts, part = i % kParts * kPart, t = chunk * kChunk + row;
-    copy_async(&to.at[row][part], t < place.T ? from + place.position<kD>(t) + part : from, t < place.T);
+    for (int i = 0; i < kTimes; i++) {
+      const bool valid = chunk * kChunk + row + i * kStride < place.T;
+      const T* const source = from + (offset + (chunk * kChunk + i * kStride) * next);
+      copy_async(&to.at[row + i * kStride][part], valid ? source : from, valid);
+    }
   }
-}
+};
 
 // Rounds a tile to bf16 in two planes, for the tensor cores.
 template <int kThreads, typename T, int kRow>
 __device__ __forceinline__ void split_tile(Tile<bf16, kRow> (&to)[2], const Tile<T, kRow>& from) {
   constexpr int kPairs = (kRow - kPad) / 2;
 #pragma unroll
-  for (int i = threadIdx.x; i < kChunk * kPairs; i += kThreads) {
-    const int row = i / kPairs, column = i % kPairs * 2;
+  for (int time = 0; time < kChunk * kPairs / kThreads; time++) {
+    const int i = threadIdx.x + time * kThreads, row = i / kPairs, column = i % kPairs * 2;
     const float2 pair = load_pair(&from.at[row][column]);
     Operand<2, 1> operand;
     pack(operand, 0, pair.x, pair.y);
@@ -290,13 +304,15 @@ __global__ void __launch_bounds__(Traits<V, W, kD>::kThreads)
   const Segment segment = segment_of(blockIdx.y, args.segments, chunks);
   const long long state_at = (place.row * args.segments + blockIdx.y) * kD * kD;
 
+  const TileCopy<Is::kThreads, Is::kRow, V> values(place);
+  const TileCopy<Is::kThreads, Is::kRow, W> decays(place);
   const auto fetch = [&](int chunk) {
     if (chunk < segment.last) {
       auto& to = shared->stage[chunk % 2];
-      if constexpr (!kSurvey) fetch_tile<Is::kThreads>(to.r, args.r, place, chunk);
-      fetch_tile<Is::kThreads>(to.k, args.k, place, chunk);
-      fetch_tile<Is::kThreads>(to.v, args.v, place, chunk);
-      fetch_tile<Is::kThreads>(to.log_w, args.log_w, place, chunk);
+      if constexpr (!kSurvey) values.begin(to.r, args.r, place, chunk);
+      values.begin(to.k, args.k, place, chunk);
+      values.begin(to.v, args.v, place, chunk);
+      decays.begin(to.log_w, args.log_w, place, chunk);
     }
     commit_copies();
   };
@@ -393,6 +409,7 @@ __global__ void __launch_bounds__(Traits<V, W, kD>::kThreads)
     const Operand<kPlanes, 4> v = load_b(v_planes.rows, 0, first);
     if constexpr (!kSurvey) {
       const long long chunk_at = place.row * chunks + chunk;
+      bf16* const checkpoint = args.checkpoints + (chunk_at * kPlanes * kD + first + g) * kD + 2 * q;
       float y[2][4] = {{0, 0, 0, 0}, {0, 0, 0, 0}};
       Operand<kPlanes, 4> scores;
 #pragma unroll
@@ -425,8 +442,7 @@ __global__ void __launch_bounds__(Traits<V, W, kD>::kThreads)
           if (args.checkpoints != nullptr) {
 #pragma unroll
             for (int plane = 0; plane < kPlanes; plane++) {
-              bf16* const to = args.checkpoints + ((chunk_at * kPlanes + plane) * kD + first + g + 8 * tile) * kD +
-                               16 * step + 2 * q;
+              bf16* const to = checkpoint + (plane * kD + 8 * tile) * kD + 16 * step;
               *reinterpret_cast<uint32_t*>(to) = S.bits[plane][0];
               *reinterpret_cast<uint32_t*>(to + 8) = S.bits[plane][1];
             }
@@ -436,10 +452,10 @@ __global__ void __launch_bounds__(Traits<V, W, kD>::kThreads)
 #pragma unroll
       for (int i = 0; i < 2; i++) {
         const int t = chunk * kChunk + g + 8 * i;
+        V* const to = args.y + place.position<kD>(t) + first + 2 * q;
         if (t < args.T)
 #pragma unroll
-          for (int tile = 0; tile < 2; tile++)
-            store_pair(args.y + place.position<kD>(t) + first + 8 * tile + 2 * q, y[tile][2 * i], y[tile][2 * i + 1]);
+          for (int tile = 0; tile < 2; tile++) store_pair(to + 8 * tile, y[tile][2 * i], y[tile][2 * i + 1]);
       }
     }
     Operand<kPlanes, 4> v_transposed;
@@ -605,7 +621,8 @@ __device__ __forceinline__ void store_transposed(T* to, const float (&value)[2][
       if constexpr (sizeof(T) == 2) {
         const uint32_t bits = transposed(pack16<T>(value[m][n][0], value[m][n][1]));
         const int t = chunk * kChunk + 8 * n + g;
-        if (t < place.T) *reinterpret_cast<uint32_t*>(to + place.position<kD>(t) + first + 8 * m + 2 * q) = bits;
+        T* const row = to + place.position<kD>(t) + first + 2 * q;
+        if (t < place.T) *reinterpret_cast<uint32_t*>(row + 8 * m) = bits;
       } else {
 #pragma unroll
         for (int e = 0; e < 2; e++) {
@@ -631,24 +648,29 @@ __global__ void __launch_bounds__(Traits<V, W, kD>::kThreads)
   const Segment segment = segment_of(blockIdx.y, args.segments, chunks);
   const long long segment_row = place.row * args.segments + blockIdx.y;
 
+  const TileCopy<Is::kThreads, Is::kRow, V> values(place);
+  const TileCopy<Is::kThreads, Is::kRow, W> decays(place);
   const auto fetch = [&](int chunk) {
     if (chunk >= segment.first) {
       auto& to = shared->stage[chunk % 2];
-      fetch_tile<Is::kThreads>(to.r, args.r, place, chunk);
-      fetch_tile<Is::kThreads>(to.dy, args.dy, place, chunk);
-      fetch_tile<Is::kThreads>(to.log_w, args.log_w, place, chunk);
+      values.begin(to.r, args.r, place, chunk);
+      values.begin(to.dy, args.dy, place, chunk);
+      decays.begin(to.log_w, args.log_w, place, chunk);
       if constexpr (!kSurvey) {
-        fetch_tile<Is::kThreads>(to.k, args.k, place, chunk);
-        fetch_tile<Is::kThreads>(to.v, args.v, place, chunk);
+        values.begin(to.k, args.k, place, chunk);
+        values.begin(to.v, args.v, place, chunk);
         const long long chunk_at = place.row * chunks + chunk;
-        const bf16* const checkpoint = args.checkpoints + chunk_at * kPlanes * kD * kD;
+        constexpr int kParts = kD / 8, kStride = Is::kThreads / kParts;  // of a row; rows at once
+        const int row = threadIdx.x / kParts, part = threadIdx.x % kParts * 8;
+        const bf16* const checkpoint = args.checkpoints + chunk_at * kPlanes * kD * kD + row * kD + part;
 #pragma unroll
-        for (int i = threadIdx.x; i < kPlanes * kD * kD / 8; i += Is::kThreads)
-          copy_async(&to.checkpoint[i / (kD * kD / 8)][i / (kD / 8) % kD][i % (kD / 8) * 8], checkpoint + 8 * i, true);
-        const float* const scores = args.scores + chunk_at * kChunk * kChunk;
+        for (int plane = 0; plane < kPlanes; plane++)
 #pragma unroll
-        for (int i = threadIdx.x; i < kChunk * kChunk / 4; i += Is::kThreads)
-          copy_async(&to.scores[i / 4][i % 4 * 4], scores + 4 * i, true);
+          for (int i = 0; i < kD; i += kStride)
+            copy_async(&to.checkpoint[plane][row + i][part], checkpoint + (plane * kD + i) * kD, true);
+        if (threadIdx.x < kChunk * kChunk / 4)
+          copy_async(&to.scores[threadIdx.x / 4][threadIdx.x % 4 * 4],
+                     args.scores + chunk_at * kChunk * kChunk + 4 * threadIdx.x, true);
       }
     }
     commit_copies();
@@ -936,16 +958,21 @@ __global__ void wkv6_scan_segments_kernel(const float* start, const float* added
   }
 }
 
-// du [H,D] from its parts [B,H,segments,D], in one order always.
+// du [H,D] from its parts [B,H,segments,D], in one order always: a block a head, several threads a channel.
+constexpr int kBonusThreads = 256;
+
 __global__ void wkv6_sum_bonus_kernel(const float* parts, float* du, int B, int H, int segments, int D) {
-  const int index = blockIdx.x * blockDim.x + threadIdx.x;
-  if (index >= H * D) return;
-  const int head = index / D, channel = index % D;
+  DYNAMIC_SHARED(float, sums);
+  const int channel = threadIdx.x % D, part = threadIdx.x / D, stride = kBonusThreads / D, head = blockIdx.x;
   float sum = 0.0f;
-  for (int b = 0; b < B; b++)
-    for (int segment = 0; segment < segments; segment++)
-      sum += parts[((static_cast<long long>(b) * H + head) * segments + segment) * D + channel];
-  du[index] = sum;
+  for (int row = part; row < B * segments; row += stride)
+    sum += parts[((static_cast<long long>(row / segments) * H + head) * segments + row % segments) * D + channel];
+  sums[threadIdx.x] = sum;
+  __syncthreads();
+  if (part == 0) {
+    for (int other = 1; other < stride; other++) sum += sums[other * D + channel];
+    du[head * D + channel] = sum;
+  }
 }
 
 int chunks_of(const Wkv6Shape& shape) { return (shape.T + kChunk - 1) / kChunk; }
@@ -1031,8 +1058,7 @@ cudaError_t backward(const Wkv6Shape& shape, int multiprocessors, BackwardArgume
   const cudaError_t error =
       run(wkv6_backward_kernel<V, W, kD, false>, args, grid, Is::kThreads, shared_bytes, stream);
   if (error != cudaSuccess) return error;
-  constexpr int kThreads = 32;
-  LAUNCH(wkv6_sum_bonus_kernel, (shape.H * kD + kThreads - 1) / kThreads, kThreads, 0, stream, work.bonus, du, shape.B,
+  LAUNCH(wkv6_sum_bonus_kernel, shape.H, kBonusThreads, kBonusThreads * sizeof(float), stream, work.bonus, du, shape.B,
          shape.H, args.segments, kD);
   return cudaGetLastError();
 }

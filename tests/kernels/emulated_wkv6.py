@@ -15,8 +15,10 @@ CHUNK = 16
 
 
 def compiled(source, directory, *flags):
-    """The library of one emulated source. Raises CalledProcessError with the compiler's words in ``stderr``."""
+    """The library of one emulated source, compiled once in a directory. Raises CalledProcessError."""
     library = Path(directory) / f"{Path(source).stem}.so"
+    if library.exists():
+        return ctypes.CDLL(str(library))
     compiler = shutil.which("c++")
     command = [compiler, "-std=c++20", "-O1", "-g", "-shared", "-fPIC", "-DGROUNDTHINK_EMULATED", f"-I{EMULATOR}"]
     command += [f"-I{SOURCES}", "-Wno-unknown-pragmas", "-Wno-attributes", *flags, str(source), "-o", str(library)]

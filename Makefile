@@ -55,7 +55,8 @@ $(STAMP): pyproject.toml constraints/cpu.txt
 $(GPU_STAMP): pyproject.toml constraints/cpu.txt constraints/cuda.txt
 	$(CHECK_PYTHON)
 	$(PYTHON) -m venv $(GPU_VENV)
-	grep -v '^torch==' constraints/cpu.txt | cat - constraints/cuda.txt > $(GPU_VENV)/constraints.txt
+	sed -n 's/==.*/==/; s/^[a-z]/^&/p' constraints/cuda.txt | grep -v -f - constraints/cpu.txt > $(GPU_VENV)/constraints.txt
+	cat constraints/cuda.txt >> $(GPU_VENV)/constraints.txt
 	$(GPU_BIN)/python $(PIP_INSTALL) --constraint $(GPU_VENV)/constraints.txt torch setuptools wheel packaging ninja
 	$(GPU_BIN)/python $(PIP_INSTALL) --constraint $(GPU_VENV)/constraints.txt --editable '.[dev]'
 	PATH="$(CURDIR)/$(GPU_BIN):$$PATH" MAMBA_FORCE_BUILD=TRUE CAUSAL_CONV1D_FORCE_BUILD=TRUE \

@@ -5,6 +5,8 @@ Dtypes    computed in fp32, or in fp64 when any input is fp64; ``y`` comes back 
           one dtype that the backend takes as it is (``Backend.native``), they are not cast to fp32 first; decays, steps,
           parameters and states always are.
 States    ``None`` means zeros. Gradients flow to every input and from and to both states.
+NaN       and inf reach the positions from theirs on, and no others. The backends for GPUs that work on chunks may spread
+          them to earlier positions of the same chunk, as 0 times NaN is NaN; never before it, nor to other rows or heads.
 Errors    ``KernelInputError`` (a ``ValueError``) when shapes, dtypes, devices or, on the CPU, signs do not fit.
 """
 
@@ -43,7 +45,6 @@ def wkv6(
         S_t = diag(exp(log_w_t)) S_{t-1} + k_t^T v_t
 
     ``log_w <= 0`` is the logarithm of the decay, ``-exp(d)`` in RWKV's own notation; ``-inf`` forgets everything.
-    NaN and inf reach the positions from theirs on, and no others.
 
     Returns ``y [B,T,H,V]`` and the final state ``S_T [B,H,K,V]``.
     Source: Peng et al., "Eagle and Finch", arXiv:2404.05892, section 4.2.
@@ -77,7 +78,6 @@ def ssd(
         y_t = S_t C_t                                  the state after its update; the skip D x stays in the model
 
     ``dt >= 0`` is after its softplus, ``A <= 0``; ``H`` is a multiple of ``G``: head h reads group ``h // (H / G)``.
-    NaN and inf reach the positions from theirs on, and no others.
 
     Returns ``y [B,T,H,P]`` and the final state ``S_T [B,H,P,N]``.
     Source: Dao & Gu, "Transformers are SSMs", arXiv:2405.21060, section 3.

@@ -4,9 +4,9 @@
 
 #include <cstddef>
 
-namespace groundthink {
+#include "dtype.h"
 
-enum class Dtype : int { fp32 = 0, bf16 = 1, fp16 = 2 };
+namespace groundthink {
 
 // Sizes of one call. All tensors are contiguous: r, k, v, y [B,T,H,D] in `values`, log_w [B,T,H,D] in `decay` (fp32 or
 // the same as `values`), u [H,D] fp32, states [B,H,D,D] (key, value) fp32.

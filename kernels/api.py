@@ -10,6 +10,9 @@ NaN       and inf reach the positions from theirs on, and no others. The backend
 Errors    ``KernelInputError`` (a ``ValueError``) when shapes, dtypes, devices or, on the CPU, signs do not fit.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
@@ -56,11 +59,11 @@ def wkv6(
     _require_not_positive("wkv6", "log_w_BTHK", log_w_BTHK, "it is the logarithm of a decay in [0, 1]")
     dtype = _compute_dtype(named)
     state = _state(initial_state_BHKV, (size["B"], size["H"], size["K"], size["V"]), dtype, v_BTHV.device)
-    backend = backends.resolve("wkv6", v_BTHV.device.type)
+    backend, function = _implementation("wkv6", v_BTHV.device)
     r, k, v = _values(backend, dtype, r_BTHK, k_BTHK, v_BTHV)
     # a decay as coarse as the values is taken at its word; a finer one keeps its precision
     log_w = log_w_BTHK if log_w_BTHK.dtype == v.dtype else log_w_BTHK.to(dtype)
-    y_BTHV, final_BHKV = backends.function_of(backend)(r, k, v, log_w, u_HK.to(dtype), state)
+    y_BTHV, final_BHKV = function(r, k, v, log_w, u_HK.to(dtype), state)
     return y_BTHV.to(v_BTHV.dtype), final_BHKV
 
 
@@ -92,9 +95,9 @@ def ssd(
     _require_not_positive("ssd", "-dt_BTH", -dt_BTH, "a step is at least 0: pass softplus(dt + dt_bias)")
     dtype = _compute_dtype(named)
     state = _state(initial_state_BHPN, (size["B"], size["H"], size["P"], size["N"]), dtype, x_BTHP.device)
-    backend = backends.resolve("ssd", x_BTHP.device.type)
+    backend, function = _implementation("ssd", x_BTHP.device)
     x, B, C = _values(backend, dtype, x_BTHP, B_BTGN, C_BTGN)
-    y_BTHP, final_BHPN = backends.function_of(backend)(x, dt_BTH.to(dtype), A_H.to(dtype), B, C, state)
+    y_BTHP, final_BHPN = function(x, dt_BTH.to(dtype), A_H.to(dtype), B, C, state)
     return y_BTHP.to(x_BTHP.dtype), final_BHPN
 
 
@@ -126,9 +129,8 @@ def causal_conv1d(
         named["initial_state_BCw"] = initial_state_BCw
     dtype = _compute_dtype(named)
     state = _state(initial_state_BCw, shape, dtype, x_BTC.device)
-    backend = backends.resolve("causal_conv1d", x_BTC.device.type)
+    backend, function = _implementation("causal_conv1d", x_BTC.device)
     (x,) = _values(backend, dtype, x_BTC)
-    function = backends.function_of(backend)
     y_BTC, final_BCw = function(x, weight_Cw.to(dtype), bias_C.to(dtype), state, activation)
     return y_BTC.to(x_BTC.dtype), final_BCw
 
@@ -160,10 +162,10 @@ def selective_scan(
     _require_not_positive("selective_scan", "-delta_BTC", -delta_BTC, "a step is at least 0: pass it after softplus")
     dtype = _compute_dtype(named)
     state = _state(initial_state_BCN, (size["B"], size["C"], size["N"]), dtype, u_BTC.device)
-    backend = backends.resolve("selective_scan", u_BTC.device.type)
+    backend, function = _implementation("selective_scan", u_BTC.device)
     u, B, C = _values(backend, dtype, u_BTC, B_BTN, C_BTN)
     inputs = (u, delta_BTC.to(dtype), A_CN.to(dtype), B, C, D_C.to(dtype))
-    y_BTC, final_BCN = backends.function_of(backend)(*inputs, state)
+    y_BTC, final_BCN = function(*inputs, state)
     return y_BTC.to(u_BTC.dtype), final_BCN
 
 
@@ -191,9 +193,9 @@ def cross_entropy(logits_NV: Tensor, targets_N: Tensor) -> Tensor:
                 f"cross_entropy: targets must lie in 0 .. V-1 = {size['V'] - 1}, but range from {low} to {high}"
             )
     dtype = _compute_dtype({"logits_NV": logits_NV})
-    backend = backends.resolve("cross_entropy", logits_NV.device.type)
+    backend, function = _implementation("cross_entropy", logits_NV.device)
     (logits,) = _values(backend, dtype, logits_NV)
-    loss: Tensor = backends.function_of(backend)(logits, targets_N)
+    loss: Tensor = function(logits, targets_N)
     return loss
 
 
@@ -207,9 +209,9 @@ def rms_norm(x_BTD: Tensor, weight_D: Tensor, eps: float = 1e-5) -> Tensor:
     named = {"x_BTD": x_BTD, "weight_D": weight_D}
     bind("rms_norm", named)
     dtype = _compute_dtype(named)
-    backend = backends.resolve("rms_norm", x_BTD.device.type)
+    backend, function = _implementation("rms_norm", x_BTD.device)
     (x,) = _values(backend, dtype, x_BTD)
-    y_BTD: Tensor = backends.function_of(backend)(x, weight_D.to(dtype), eps)
+    y_BTD: Tensor = function(x, weight_D.to(dtype), eps)
     return y_BTD.to(x_BTD.dtype)
 
 
@@ -225,10 +227,18 @@ def gated_rms_norm(x_BTD: Tensor, z_BTD: Tensor, weight_D: Tensor, eps: float = 
     if num_groups < 1 or size["D"] % num_groups:
         raise KernelInputError(f"gated_rms_norm: num_groups={num_groups} must divide D={size['D']}")
     dtype = _compute_dtype(named)
-    backend = backends.resolve("gated_rms_norm", x_BTD.device.type)
+    backend, function = _implementation("gated_rms_norm", x_BTD.device)
     x, z = _values(backend, dtype, x_BTD, z_BTD)
-    y_BTD: Tensor = backends.function_of(backend)(x, z, weight_D.to(dtype), eps, num_groups)
+    y_BTD: Tensor = function(x, z, weight_D.to(dtype), eps, num_groups)
     return y_BTD.to(x_BTD.dtype)
+
+
+def _implementation(op: str, device: torch.device) -> tuple[backends.Backend, Callable[..., Any]]:
+    """The backend of this call and its function, which must then be called once."""
+    if torch.compiler.is_compiling():
+        return backends.traced(op, device.type)
+    backend = backends.resolve(op, device.type)
+    return backend, backends.function_of(backend)
 
 
 def _compute_dtype(tensors: dict[str, Tensor]) -> torch.dtype:
@@ -248,7 +258,10 @@ def _state(state: Tensor | None, shape: tuple[int, ...], dtype: torch.dtype, dev
 
 def _is_readable(tensor: Tensor) -> bool:
     """Whether a look at the values costs little: reading a GPU tensor would stall it, and a traced one has none."""
-    return tensor.device.type == "cpu" and not isinstance(tensor, FakeTensor) and not torch.compiler.is_compiling()
+    # asked first: what it is asked of cannot all be traced
+    if torch.compiler.is_compiling():
+        return False
+    return tensor.device.type == "cpu" and not isinstance(tensor, FakeTensor)
 
 
 def _require_not_positive(op: str, name: str, tensor: Tensor, why: str) -> None:

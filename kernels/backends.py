@@ -54,12 +54,13 @@ class Choice:
     reason: str
 
 
-# Executed calls by (op, backend).
+# Executed calls by (op, backend). What torch.compile has put into a graph is not counted.
 calls: Counter[tuple[str, str]] = Counter()
 
 REFERENCE = "reference"
 
 _forced: dict[str, list[str]] = {}
+_prepared: dict[tuple[str, str], tuple[Backend, Callable[..., Any]]] = {}
 _wrappers: dict[str, list[Callable[[Callable[..., Any]], Callable[..., Any]]]] = {}
 
 
@@ -238,6 +239,35 @@ def function_of(backend: Backend) -> Callable[..., Any]:
     for wrapper in _wrappers.get(backend.op, []) if backend.name != REFERENCE else []:
         function = wrapper(function)
     return function
+
+
+def prepare(device_type: str) -> None:
+    """Choose and load every operation's backend for ``traced``, building what must be built.
+
+    It is what torch.compile needs before it traces: the choice looks at compilers and environment variables, which
+    cannot be traced.
+    """
+    for op in OPS:
+        backend = get(op, select(op, device_type).name)
+        _prepared[op, device_type] = backend, _loaded(op, backend.name)
+
+
+def traced(op: str, device_type: str) -> tuple[Backend, Callable[..., Any]]:
+    """The selected backend and its function, for a graph that torch.compile makes and keeps.
+
+    Raises ``BackendError`` before ``prepare``, and where the operation is forced or wrapped: the graph would go on
+    with that when it is over.
+    """
+    if (op, device_type) not in _prepared:
+        raise BackendError(f"{op}: call kernels.backends.prepare({device_type!r}) before torch.compile traces a call")
+    if altered(op):
+        raise BackendError(f"{op} is forced or wrapped now, which a compiled graph would keep: run without compilation")
+    return _prepared[op, device_type]
+
+
+def altered(op: str) -> bool:
+    """Whether ``force`` or ``wrap`` holds for an operation now."""
+    return bool(_forced.get(op)) or bool(_wrappers.get(op))
 
 
 def forced(op: str) -> str | None:

@@ -69,7 +69,10 @@ def test_make_targets_that_the_docs_name_exist(page):
 def test_steps_of_the_gpu_run_name_what_exists(step):
     assert step.arguments[0] == "-m"
     module, *arguments = step.arguments[1:]
-    assert importlib.util.find_spec(module) is not None, f"there is no module {module}"
+    package = importlib.util.find_spec(module)
+    assert package is not None, f"there is no module {module}"
+    if package.submodule_search_locations is not None:
+        assert importlib.util.find_spec(f"{module}.__main__") is not None, f"{module} is no program"
     for argument in arguments:
         if argument.startswith("suites"):
             assert (ROOT / argument).exists(), argument

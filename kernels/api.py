@@ -2,11 +2,11 @@
 
 Dtypes    computed in fp32, or in fp64 when any input is fp64; ``y`` comes back in the dtype of the values that went in
           (``v``, ``x`` or ``u``); states and losses are always in the compute dtype. Where all values of a call share
-          one dtype that the backend takes as it is (``Backend.native``), they are not cast to fp32 first; decays, steps,
-          parameters and states always are.
+          one dtype that the backend takes as it is (``Backend.native``), they are not cast to fp32 first; decays,
+          steps, parameters and states always are.
 States    ``None`` means zeros. Gradients flow to every input and from and to both states.
-NaN       and inf reach the positions from theirs on, and no others. The backends for GPUs that work on chunks may spread
-          them to earlier positions of the same chunk, as 0 times NaN is NaN; never before it, nor to other rows or heads.
+NaN       and inf reach the positions from theirs on, and no others. Backends for GPUs that work on chunks may spread
+          them to earlier positions of the same chunk, as 0 times NaN is NaN; never further, nor to other rows or heads.
 Errors    ``KernelInputError`` (a ``ValueError``) when shapes, dtypes, devices or, on the CPU, signs do not fit.
 """
 

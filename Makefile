@@ -32,9 +32,9 @@ lint: $(STAMP)  ## ruff, mypy, import-linter, and zizmor and check-jsonschema fo
 	$(BIN)/zizmor --offline --no-progress --pedantic --strict-collection .github
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
-bench: $(STAMP)  ## training step and kernels, side by side
-	$(BIN)/python -m benchmarks.step
-	$(BIN)/python -m benchmarks.kernels
+bench: $(STAMP)  ## training steps and kernels, side by side on the CPU; the times are kept in reports/out/bench/
+	$(BIN)/python -m benchmarks.step --json reports/out/bench/step.json
+	$(BIN)/python -m benchmarks.kernels --json reports/out/bench/kernels.json
 
 gpu:  ## on a machine with an NVIDIA GPU and nvcc: what CI runs there every night; ARGS names steps
 	@$(CHECK_PYTHON)

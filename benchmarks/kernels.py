@@ -1,127 +1,508 @@
 """Kernel times side by side in one run: forward, and forward with backward, of every backend on one device.
 
-    python -m benchmarks.kernels [--threads 2] [--repeats 15] [--skip-reference]
+    python -m benchmarks.kernels [--threads 2] [--repeats 15] [--skip-reference] [--json FILE]
+    python -m benchmarks.kernels --device cuda [--peers] [--only REGEX] [--json FILE]
 
-The backends of an operation take turns, so that a disturbance of the machine meets all of them; the least time counts.
+The backends of an operation take turns, so that a disturbance of the machine meets all of them. On a CPU the least time
+is shown. On a GPU it is the median, of calls one by one and of the same calls inside a CUDA graph, with the distance to
+the memory floor; --peers adds programs of others that are installed. A peer may tune itself for minutes at its first
+call: those seconds are told apart from its times.
 """
 
 import argparse
-import platform
+import re
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 import kernels
+from benchmarks import peers, record, timing
+from benchmarks.peers import Inputs, Operation, Outputs
+from benchmarks.record import Line, Record, Row
 from kernels import backends
 from kernels.cpu.build import compiler_version
+from kernels.parity import rms_error
+
+FORWARD, BOTH = "forward", "forward+backward"
+PARTS = (FORWARD, BOTH)
+REPEATS = {"cpu": 15, "cuda": 20}
+# the sequential loops are slow and need no more than a few turns
+REFERENCE_REPEATS = 3
+# calls of a graph, each on inputs of its own: together they must not fit into the cache, and yet stay few
+CALLS = (5, 64)
 
 
 @dataclass(frozen=True)
 class Workload:
-    """One operation at one size. The title is what the table shows."""
+    """One operation at one size.
+
+    case               what the tables show
+    make               inputs by name, drawn anew at every call
+    fallbacks          whether all backends of ours that run there are timed, or only the one that is chosen
+    grades_the_state   whether the backward pass starts from the final state, too
+    """
 
     op: str
-    title: str
-    inputs: dict[str, Tensor]
+    case: str
+    make: Callable[[], Inputs]
+    fallbacks: bool = True
+    grades_the_state: bool = True
 
 
-def workloads() -> Iterator[Workload]:
+@dataclass(frozen=True)
+class Candidate:
+    """Who does the work. ``context`` is entered around each of its turns, outside of what is timed."""
+
+    name: str
+    load: Callable[[], Operation]
+    context: Callable[[], AbstractContextManager[None]] = nullcontext
+    peer: bool = False
+    details: dict[str, float | int | str] = field(default_factory=dict)
+
+
+def cpu_workloads() -> Iterator[Workload]:
     for B, T, H, K in [(4, 256, 4, 64), (2, 256, 2, 64), (4, 128, 4, 32)]:
-        r, k, v, noise = (torch.randn(B, T, H, K) for _ in range(4))
-        state = torch.randn(B, H, K, K)
-        named = {"r_BTHK": r, "k_BTHK": k, "v_BTHV": v, "log_w_BTHK": -torch.exp(0.5 * noise - 2)}
-        yield Workload("wkv6", f"B{B} T{T} H{H} K{K}", named | {"u_HK": torch.randn(H, K), "initial_state_BHKV": state})
+        yield Workload("wkv6", f"B{B} T{T} H{H} K{K}", partial(wkv6_inputs, B, T, H, K))
     for B, T, H, P, N in [(4, 256, 8, 64, 64), (2, 256, 4, 64, 64), (4, 128, 4, 64, 64)]:
-        named = {"x_BTHP": torch.randn(B, T, H, P), "dt_BTH": 0.1 * torch.rand(B, T, H), "A_H": -16 * torch.rand(H)}
-        named |= {"B_BTGN": torch.randn(B, T, 1, N), "C_BTGN": torch.randn(B, T, 1, N)}
-        yield Workload("ssd", f"B{B} T{T} H{H} P{P} N{N}", named | {"initial_state_BHPN": torch.randn(B, H, P, N)})
+        yield Workload("ssd", f"B{B} T{T} H{H} P{P} N{N}", partial(ssd_inputs, B, T, H, P, N))
     for B, T, C in [(2, 256, 384), (4, 128, 384)]:
-        named = {"x_BTC": torch.randn(B, T, C), "weight_Cw": torch.randn(C, 4), "bias_C": torch.randn(C)}
-        yield Workload("causal_conv1d", f"B{B} T{T} C{C} w4", named | {"initial_state_BCw": torch.randn(B, C, 3)})
-    for N, V in [(512, 16384)]:
-        named = {"logits_NV": torch.randn(N, V), "targets_N": torch.randint(V, (N,))}
-        yield Workload("cross_entropy", f"N{N} V{V}", named)
+        yield Workload("causal_conv1d", f"B{B} T{T} C{C} w4", partial(conv1d_inputs, B, T, C))
+    yield Workload("cross_entropy", "N512 V16384", partial(cross_entropy_inputs, 512, 16384))
     for B, T, D in [(2, 256, 128), (2, 256, 256)]:
-        named = {"x_BTD": torch.randn(B, T, D), "weight_D": torch.randn(D)}
-        yield Workload("rms_norm", f"B{B} T{T} D{D}", named)
-        yield Workload("gated_rms_norm", f"B{B} T{T} D{D}", named | {"z_BTD": torch.randn(B, T, D)})
+        yield Workload("rms_norm", f"B{B} T{T} D{D}", partial(rms_norm_inputs, B, T, D))
+        yield Workload("gated_rms_norm", f"B{B} T{T} D{D}", partial(gated_rms_norm_inputs, B, T, D))
 
 
-def timed(work: Callable[[], None]) -> float:
-    begin = time.perf_counter()
-    work()
-    return (time.perf_counter() - begin) * 1e3
+def cuda_workloads() -> Iterator[Workload]:
+    """Sizes of training steps, of long contexts and of few sequences; values in bf16 unless the case says otherwise.
+
+    ``w fp32`` is what a training step calls: under autocast the decay stays in fp32. The plain PyTorch backends are
+    timed at the first size only, where they are to be seen beside the kernels; at the long ones they need minutes.
+    """
+    bf16 = torch.bfloat16
+    for index, (B, T, H, K) in enumerate(
+        [(64, 256, 3, 64), (64, 256, 6, 32), (32, 1024, 12, 64), (8, 4096, 32, 64), (2, 4096, 4, 64), (1, 1024, 2, 64)]
+    ):
+        for decay, named in ((bf16, "bf16"), (torch.float32, "w fp32")):
+            make = partial(wkv6_inputs, B, T, H, K, dtype=bf16, decay=decay, device="cuda")
+            yield Workload("wkv6", f"B{B} T{T} H{H} K{K} {named}", make, fallbacks=index == 0)
+    for index, (B, T, H, P, N) in enumerate([(64, 256, 6, 64, 64), (8, 4096, 32, 64, 128)]):
+        make = partial(ssd_inputs, B, T, H, P, N, dtype=bf16, device="cuda")
+        yield Workload("ssd", f"B{B} T{T} H{H} P{P} N{N} bf16", make, fallbacks=index == 0)
+    yield Workload("causal_conv1d", "B64 T256 C512 w4 bf16", partial(conv1d_inputs, 64, 256, 512, bf16, "cuda"))
+    # its kernel neither begins from a state nor takes a gradient from one
+    make = partial(selective_scan_inputs, 64, 256, 384, 16, bf16, "cuda")
+    yield Workload("selective_scan", "B64 T256 C384 N16 bf16", make, grades_the_state=False)
+    make = partial(cross_entropy_inputs, 16384, 16384, bf16, "cuda")
+    yield Workload("cross_entropy", "N16384 V16384 bf16", make)
+    # under autocast the residual stream is fp32, what a gate multiplies is bf16
+    make = partial(rms_norm_inputs, 64, 256, 192, torch.float32, "cuda")
+    yield Workload("rms_norm", "B64 T256 D192 fp32", make)
+    make = partial(gated_rms_norm_inputs, 64, 256, 384, bf16, "cuda")
+    yield Workload("gated_rms_norm", "B64 T256 D384 bf16", make)
 
 
-def passes(workload: Workload, backend: str) -> tuple[Callable[[], None], Callable[[], None]]:
-    """The forward pass without autograd, and forward with backward from both outputs to all inputs."""
-    operation = getattr(kernels, workload.op)
-    given = {name: t.clone().requires_grad_(t.is_floating_point()) for name, t in workload.inputs.items()}
-    leaves = [tensor for tensor in given.values() if tensor.requires_grad]
-
-    def forward() -> None:
-        with backends.force(workload.op, backend), torch.no_grad():
-            operation(**given)
-
-    def forward_backward() -> None:
-        with backends.force(workload.op, backend):
-            results = operation(**given)
-        outputs = results if isinstance(results, tuple) else (results,)
-        torch.autograd.grad(outputs, leaves, [torch.ones_like(output) for output in outputs])
-
-    return forward, forward_backward
-
-
-def measure(workload: Workload, names: list[str], repeats: int) -> dict[str, tuple[float, float]]:
-    """Least time of the two passes of every backend, in ms."""
-    work = {name: passes(workload, name) for name in names}
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
-    for repeat in range(repeats):
-        for name, (forward, forward_backward) in work.items():
-            # the sequential loops are slow and need no more than a few turns
-            if name != "reference" or repeat < 3:
-                times[name].append((timed(forward), timed(forward_backward)))
-    return {name: (min(f for f, _ in pairs), min(fb for _, fb in pairs)) for name, pairs in times.items()}
+def wkv6_inputs(
+    B: int,
+    T: int,
+    H: int,
+    K: int,
+    dtype: torch.dtype = torch.float32,
+    decay: torch.dtype = torch.float32,
+    device: str = "cpu",
+) -> Inputs:
+    r, k, v, noise = (torch.randn(B, T, H, K, device=device) for _ in range(4))
+    log_w = -torch.exp(0.5 * noise - 2)
+    return {
+        "r_BTHK": r.to(dtype),
+        "k_BTHK": k.to(dtype),
+        "v_BTHV": v.to(dtype),
+        "log_w_BTHK": log_w.to(decay),
+        "u_HK": torch.randn(H, K, device=device),
+        "initial_state_BHKV": torch.randn(B, H, K, K, device=device),
+    }
 
 
-def machine() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-    return (
-        f"{model or platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, "
-        f"torch {torch.__version__}, Python {platform.python_version()}, compiler {compiler_version() or 'none'}, fp32"
+def ssd_inputs(
+    B: int, T: int, H: int, P: int, N: int, dtype: torch.dtype = torch.float32, device: str = "cpu"
+) -> Inputs:
+    return {
+        "x_BTHP": torch.randn(B, T, H, P, device=device).to(dtype),
+        "dt_BTH": 0.1 * torch.rand(B, T, H, device=device),
+        "A_H": -16 * torch.rand(H, device=device),
+        "B_BTGN": torch.randn(B, T, 1, N, device=device).to(dtype),
+        "C_BTGN": torch.randn(B, T, 1, N, device=device).to(dtype),
+        "initial_state_BHPN": torch.randn(B, H, P, N, device=device),
+    }
+
+
+def conv1d_inputs(B: int, T: int, C: int, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Inputs:
+    return {
+        "x_BTC": torch.randn(B, T, C, device=device).to(dtype),
+        "weight_Cw": torch.randn(C, 4, device=device),
+        "bias_C": torch.randn(C, device=device),
+        "initial_state_BCw": torch.randn(B, C, 3, device=device),
+    }
+
+
+def selective_scan_inputs(B: int, T: int, C: int, N: int, dtype: torch.dtype, device: str) -> Inputs:
+    return {
+        "u_BTC": torch.randn(B, T, C, device=device).to(dtype),
+        "delta_BTC": 0.1 * torch.rand(B, T, C, device=device),
+        "A_CN": -16 * torch.rand(C, N, device=device),
+        "B_BTN": torch.randn(B, T, N, device=device).to(dtype),
+        "C_BTN": torch.randn(B, T, N, device=device).to(dtype),
+        "D_C": torch.randn(C, device=device),
+    }
+
+
+def cross_entropy_inputs(N: int, V: int, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Inputs:
+    logits = torch.randn(N, V, device=device).to(dtype)
+    return {"logits_NV": logits, "targets_N": torch.randint(V, (N,), device=device)}
+
+
+def rms_norm_inputs(B: int, T: int, D: int, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Inputs:
+    return {"x_BTD": torch.randn(B, T, D, device=device).to(dtype), "weight_D": torch.randn(D, device=device)}
+
+
+def gated_rms_norm_inputs(B: int, T: int, D: int, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Inputs:
+    return rms_norm_inputs(B, T, D, dtype, device) | {"z_BTD": torch.randn(B, T, D, device=device).to(dtype)}
+
+
+def floor_bytes(workload: Workload, inputs: Inputs, outputs: Outputs) -> dict[str, int]:
+    """Bytes that each part must move at least: every input is read once a pass, every result written once.
+
+    The backward pass reads the inputs again and the gradients of the outputs, and writes the gradients of the inputs.
+    That of a cross entropy need not: its gradient is known, up to a factor, when the logits are read first.
+    """
+    read = sum(map(_bytes, inputs.values()))
+    written = sum(map(_bytes, outputs))
+    gradients = sum(_bytes(tensor) for tensor in inputs.values() if tensor.is_floating_point())
+    graded = sum(map(_bytes, outputs if workload.grades_the_state else outputs[:1]))
+    forward = read + written
+    again = 0 if workload.op == "cross_entropy" else read + graded
+    return {FORWARD: forward, BOTH: forward + again + gradients}
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def own_candidates(workload: Workload, device: str, *, reference: bool) -> list[Candidate]:
+    """Our backends that run on the device, or the one that is chosen there."""
+    candidates = []
+    chosen = backends.select(workload.op, device).name
+    for name in backends.names(workload.op) if workload.fallbacks else (chosen,):
+        if not backends.get(workload.op, name).runs_on(device)[0]:
+            continue
+        if name == backends.REFERENCE and not reference:
+            continue
+        load = partial(_load_own, workload.op)
+        candidates.append(Candidate(f"{workload.op}/{name}", load, partial(backends.force, workload.op, name)))
+    return candidates
+
+
+def _load_own(op: str) -> Operation:
+    function = getattr(kernels, op)
+
+    def operation(inputs: Inputs) -> Outputs:
+        results = function(**inputs)
+        return results if isinstance(results, tuple) else (results,)
+
+    return operation
+
+
+def passes(workload: Workload, operation: Operation, sets: Sequence[Inputs]) -> dict[str, timing.Work]:
+    """Each part as work on every set of inputs in turn: forward without autograd, and forward with backward.
+
+    The backward pass goes from both outputs to all inputs. Results are returned, so that they live side by side.
+    """
+
+    def forward() -> object:
+        with torch.no_grad():
+            return [operation(inputs) for inputs in sets]
+
+    # gradients are drawn once and shared: they are read, never written
+    seeds: list[Tensor] = []
+
+    def both() -> object:
+        results = []
+        for inputs in sets:
+            outputs = operation(inputs)
+            graded = outputs if workload.grades_the_state else outputs[:1]
+            if not seeds:
+                seeds.extend(torch.randn_like(output) for output in graded)
+            leaves = [tensor for tensor in inputs.values() if tensor.requires_grad]
+            results.append((outputs, torch.autograd.grad(graded, leaves, seeds)))
+        return results
+
+    return {FORWARD: forward, BOTH: both}
+
+
+def differentiable(inputs: Inputs) -> Inputs:
+    """The same tensors as leaves of a graph, where they have gradients."""
+    return {name: tensor.requires_grad_(tensor.is_floating_point()) for name, tensor in inputs.items()}
+
+
+def number_of_sets(inputs: Inputs) -> int:
+    """How many sets of inputs it takes, so that a set has left the GPU's cache when its turn comes again."""
+    cache = torch.cuda.get_device_properties(0).L2_cache_size
+    fewest, most = CALLS
+    return min(most, max(fewest, -(-2 * cache // sum(map(_bytes, inputs.values())))))
+
+
+@dataclass
+class _Turn:
+    """One candidate's part in one mode."""
+
+    candidate: Candidate
+    part: str
+    mode: str
+    work: timing.Work
+
+
+def measure(
+    workload: Workload, candidates: Sequence[Candidate], device: str, repeats: int, gb_s: float | None
+) -> list[Row]:
+    """The rows of one operation at one size. A peer that does not run gets a row that says why; ours must run."""
+    inputs = differentiable(workload.make())
+    sets = [inputs]
+    if device == "cuda":
+        sets += [differentiable(workload.make()) for _ in range(number_of_sets(inputs) - 1)]
+    turns: list[_Turn] = []
+    rows: list[Row] = []
+    expected: Outputs | None = None
+    for candidate in candidates:
+        try:
+            found, made = _prepare(workload, candidate, sets, device)
+        except peers.failures() as error:
+            if not candidate.peer:
+                raise
+            rows.append(_failed(workload, candidate, error))
+            continue
+        if expected is None:
+            expected = made
+        elif candidate.peer:
+            candidate.details["difference"] = float(f"{rms_error(made[0], expected[0]):.2g}")
+        turns += found
+    if not turns or expected is None:
+        return rows
+    floors = floor_bytes(workload, inputs, expected)
+    times = _take_turns(turns, len(sets), device, repeats)
+    reference = _reference([turn.candidate for turn in turns])
+    for turn in turns:
+        key = (turn.candidate.name, turn.part, turn.mode)
+        against = None if reference is None else times[reference.name, turn.part, turn.mode]
+        rows.append(
+            Row(
+                benchmark=workload.op,
+                case=workload.case,
+                candidate=turn.candidate.name,
+                part=turn.part,
+                mode=turn.mode,
+                peer=turn.candidate.peer,
+                floor_ms=None if gb_s is None else floors[turn.part] / gb_s / 1e6,
+                ratio=None if against is None else timing.times_as_fast(times[key], against),
+                ratio_to=None if reference is None else reference.name,
+                details=turn.candidate.details,
+                **timing.summary(times[key]),
+            )
+        )
+    return rows
+
+
+def _prepare(
+    workload: Workload, candidate: Candidate, sets: Sequence[Inputs], device: str
+) -> tuple[list[_Turn], Outputs]:
+    """Everything of a candidate that happens once: build, tuning, capture; and its outputs, to be compared."""
+    operation = candidate.load()
+    work = passes(workload, operation, sets)
+    with candidate.context():
+        begin = time.perf_counter()
+        for part in passes(workload, operation, sets[:1]).values():
+            part()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        candidate.details["first_call_s"] = round(time.perf_counter() - begin, 2)
+        with torch.no_grad():
+            made = operation(sets[0])
+        turns = [_Turn(candidate, part, "eager", work[part]) for part in PARTS]
+        if device == "cuda":
+            for part in PARTS:
+                work[part]()
+                turns.append(_Turn(candidate, part, "graphed", timing.captured(work[part])))
+    return turns, made
+
+
+def _take_turns(
+    turns: Sequence[_Turn], calls: int, device: str, repeats: int
+) -> dict[tuple[str, str, str], list[float]]:
+    """Milliseconds of one call, by candidate, part and mode."""
+    sample = timing.cuda_sample if device == "cuda" else timing.cpu_sample
+    named = {(turn.candidate.name, turn.part, turn.mode): turn for turn in turns}
+    at_most = {key: REFERENCE_REPEATS for key in named if key[0].endswith(f"/{backends.REFERENCE}")}
+
+    def one(key: tuple[str, str, str]) -> float:
+        with named[key].candidate.context():
+            return sample(named[key].work) / calls
+
+    return timing.take_turns({key: partial(one, key) for key in named}, repeats, at_most)
+
+
+def _reference(candidates: Sequence[Candidate]) -> Candidate | None:
+    """Whom the others are compared with: the first peer, else our reference."""
+    for candidate in candidates:
+        if candidate.peer:
+            return candidate
+    return next((one for one in candidates if one.name.endswith(f"/{backends.REFERENCE}")), None)
+
+
+def _failed(workload: Workload, candidate: Candidate, error: Exception) -> Row:
+    said = (str(error) or type(error).__name__).strip().splitlines()[0]
+    return Row(
+        benchmark=workload.op,
+        case=workload.case,
+        candidate=candidate.name,
+        part=BOTH,
+        mode="eager",
+        peer=True,
+        repeats=0,
+        error=f"{type(error).__name__}: {said[:300]}",
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--skip-reference", action="store_true", help="leave out the sequential loops")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    torch.manual_seed(0)
+CUDA_HEADINGS = (
+    "operation",
+    "size",
+    "candidate",
+    "fwd",
+    "fwd+bwd",
+    "graph fwd",
+    "graph fwd+bwd",
+    "floor fwd",
+    "floor fwd+bwd",
+    "compared",
+)
+CPU_HEADINGS = ("operation", "size", "backend", "fwd ms", "fwd+bwd ms", "vs reference")
 
-    table = Table("operation", "size", "backend", title=machine(), title_justify="left")
-    for heading in ("fwd ms", "fwd+bwd ms", "vs reference"):
-        table.add_column(heading, justify="right")
-    for workload in workloads():
-        names = [name for name in backends.names(workload.op) if backends.get(workload.op, name).available()[0]]
-        if options.skip_reference:
-            names.remove("reference")
-        times = measure(workload, names, options.repeats)
-        for name, (forward, forward_backward) in times.items():
-            gain = f"{times['reference'][1] / forward_backward:.1f}x" if "reference" in times else ""
-            table.add_row(workload.op, workload.title, name, f"{forward:.2f}", f"{forward_backward:.2f}", gain)
-        table.add_section()
-    Console(width=120).print(table)
+
+def cuda_lines(rows: Sequence[Row]) -> list[Line]:
+    """A line a candidate: medians in ms one by one and in a graph, the floor, and how it compares."""
+    lines: list[Line] = []
+    for (op, case, candidate), found in _by_candidate(rows).items():
+        graphed = found.get((BOTH, "graphed"))
+        if graphed is None:
+            [failed] = found.values()
+            lines.append((op, case, candidate, *[""] * 6, f"did not run: {failed.error}"))
+            continue
+        cells = [f"{found[part, 'eager'].median_ms:.3f}" for part in PARTS]
+        cells += [_beside_floor(found[part, "graphed"]) for part in PARTS]
+        cells += [f"{found[part, 'graphed'].floor_ms:.3f}" for part in PARTS]
+        itself = graphed.ratio_to in (None, candidate)
+        lines.append((op, case, candidate, *cells, "" if itself else f"{graphed.ratio:.2f}x {graphed.ratio_to}"))
+    return lines
+
+
+def cpu_lines(rows: Sequence[Row]) -> list[Line]:
+    """A line a backend: the least time of each part in ms, and how it compares with the sequential loops."""
+    lines: list[Line] = []
+    for (op, case, candidate), found in _by_candidate(rows).items():
+        forward, both = (found[part, "eager"] for part in PARTS)
+        gain = "" if both.ratio is None else f"{both.ratio:.1f}x"
+        backend = candidate.partition("/")[2]
+        lines.append((op, case, backend, f"{forward.least_ms:.2f}", f"{both.least_ms:.2f}", gain))
+    return lines
+
+
+def _by_candidate(rows: Sequence[Row]) -> dict[tuple[str, str, str], dict[tuple[str, str], Row]]:
+    found: dict[tuple[str, str, str], dict[tuple[str, str], Row]] = {}
+    for row in rows:
+        found.setdefault((row.benchmark, row.case, row.candidate), {})[row.part, row.mode] = row
+    return found
+
+
+def _beside_floor(row: Row) -> str:
+    assert row.median_ms is not None
+    assert row.floor_ms is not None
+    return f"{row.median_ms:.3f} ({row.median_ms / row.floor_ms:.1f})"
+
+
+def first_calls(rows: Sequence[Row]) -> list[str]:
+    """What each peer's first call took, and how far its output is from ours."""
+    return [
+        f"{row.benchmark} {row.case}: {row.candidate} first call {row.details['first_call_s']} s, "
+        f"y differs from ours by {row.details['difference']}"
+        for row in rows
+        if row.peer and row.error is None and (row.part, row.mode) == (BOTH, "eager")
+    ]
+
+
+def run(options: argparse.Namespace) -> Record:
+    """Measure what the options ask for, keeping the file up to date, and give the record."""
+    torch.manual_seed(0)
+    cuda = options.device == "cuda"
+    gb_s = timing.copy_gb_s() if cuda else None
+    if not cuda:
+        torch.set_num_threads(options.threads)
+    found = record.begin("kernels", options.device, copy_gb_s=gb_s, **_built_with(options))
+    absent: dict[str, list[str]] = {}
+    for workload in cuda_workloads() if cuda else cpu_workloads():
+        if not re.search(options.only, f"{workload.op} {workload.case}"):
+            continue
+        candidates = own_candidates(workload, options.device, reference=not cuda and not options.skip_reference)
+        for peer in peers.OPERATIONS if options.peers else ():
+            lacking = peers.missing(peer.needs)
+            if peer.op == workload.op and not lacking:
+                candidates.append(Candidate(peer.name, peer.load, peer=True))
+            elif lacking:
+                absent[peer.name] = lacking
+        if not candidates:
+            print(f"{workload.op} {workload.case}: nothing but the sequential loops runs here")
+            continue
+        began = time.perf_counter()
+        found = found.with_rows(measure(workload, candidates, options.device, options.repeats, gb_s))
+        if options.json:
+            record.write(found, options.json)
+        if cuda:
+            timing.release()
+            print(f"{workload.op} {workload.case}: {time.perf_counter() - began:.0f} s", flush=True)
+    for name, modules in absent.items():
+        print(f"{name} is left out: not installed: {', '.join(modules)}")
+    return found
+
+
+def _built_with(options: argparse.Namespace) -> dict[str, str]:
+    if options.device == "cuda":
+        return {}
+    return {"threads": str(options.threads), "compiler": compiler_version() or "none"}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    record.add_arguments(parser)
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
+    parser.add_argument("--repeats", type=int, help="rounds (default 15 on a CPU, 20 on a GPU)")
+    parser.add_argument(
+        "--skip-reference", action="store_true", help="leave out the sequential loops (a GPU always does)"
+    )
+    parser.add_argument("--only", default="", metavar="REGEX", help="only operations with sizes that match")
+    options = record.parse(parser, arguments)
+    options.repeats = options.repeats or REPEATS[options.device]
+    found = run(options)
+    if options.device == "cuda":
+        title = f"{found.machine()}\nmedians in ms; (k): times the memory floor; compared: forward+backward in a graph"
+        Console(width=170).print(record.table(CUDA_HEADINGS, cuda_lines(found.rows), title, grouped_by=2))
+        print("\n".join(first_calls(found.rows)))
+    else:
+        threads, compiler = (found.provenance[name] for name in ("threads", "compiler"))
+        title = f"{found.machine()}\n{threads} threads, compiler {compiler}, fp32, least times"
+        Console(width=120).print(record.table(CPU_HEADINGS, cpu_lines(found.rows), title, grouped_by=2))
 
 
 if __name__ == "__main__":

@@ -276,7 +276,7 @@ def measure(
     if device == "cuda":
         sets += [differentiable(workload.make()) for _ in range(number_of_sets(inputs) - 1)]
     turns: list[_Turn] = []
-    rows: list[Row] = []
+    failed: list[Row] = []
     expected: Outputs | None = None
     for candidate in candidates:
         try:
@@ -284,7 +284,7 @@ def measure(
         except peers.failures() as error:
             if not candidate.peer:
                 raise
-            rows.append(_failed(workload, candidate, error))
+            failed.append(_failed(workload, candidate, error))
             continue
         if expected is None:
             expected = made
@@ -292,7 +292,8 @@ def measure(
             candidate.details["difference"] = float(f"{rms_error(made[0], expected[0]):.2g}")
         turns += found
     if not turns or expected is None:
-        return rows
+        return failed
+    rows: list[Row] = []
     floors = floor_bytes(workload, inputs, expected)
     times = _take_turns(turns, len(sets), device, repeats)
     reference = _reference([turn.candidate for turn in turns])
@@ -314,7 +315,7 @@ def measure(
                 **timing.summary(times[key]),
             )
         )
-    return rows
+    return rows + failed
 
 
 def _prepare(

@@ -29,9 +29,10 @@ def sections(record: Record) -> dict[str, str]:
         calls = "".join(f"- {line}\n" for line in kernels.first_calls(record.rows))
         text = _section(record, kernels.CUDA_HEADINGS, kernels.cuda_lines(record.rows))
         return {"kernels": f"{text}\n{calls}" if calls else text}
-    found = {"step": _section(record, step.STEP_HEADINGS, step.step_lines(record.rows))}
-    starts = step.start_lines(record.rows)
-    return found | {"start": _section(record, step.START_HEADINGS, starts)} if starts else found
+    made = (("step", step.STEP_HEADINGS, step.step_lines), ("start", step.START_HEADINGS, step.start_lines))
+    return {
+        name: _section(record, headings, lines(record.rows)) for name, headings, lines in made if lines(record.rows)
+    }
 
 
 def _section(record: Record, headings: Sequence[str], lines: Sequence[Line]) -> str:

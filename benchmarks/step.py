@@ -5,8 +5,8 @@
 
 A step is forward, cross entropy, backward, clipping and fused AdamW: 512 tokens (2 x 256) in fp32 on a CPU, 16,384
 (64 x 256) under bf16 autocast on a GPU. The models take turns, so a noisy neighbour hits all of them; the ratios are
-medians of the ratios of each round. --cold also starts every candidate in a process of its own, first with empty caches
-and then with those it has filled, and takes the time to its first finished step.
+medians of the ratios of each round. --cold times starts instead of steps: every candidate in a process of its own,
+first with empty caches and then with those it has filled, to its first finished step.
 """
 
 import argparse
@@ -245,8 +245,8 @@ def _failed(candidate: Candidate, case: str, error: Exception) -> Row:
     )
 
 
-def starts(chosen: Sequence[Candidate], device: str, scale: str) -> Iterator[Row]:
-    """Two rows a candidate: started with empty caches, and with those that the first start has filled."""
+def starts(chosen: Sequence[Candidate], device: str, scale: str) -> Iterator[list[Row]]:
+    """A row a start: of each candidate with empty caches, and with those that its first start has filled."""
     for candidate in chosen:
         with tempfile.TemporaryDirectory(prefix="benchmark-start-") as directory:
             for held in ("empty", "filled"):
@@ -260,7 +260,7 @@ def starts(chosen: Sequence[Candidate], device: str, scale: str) -> Iterator[Row
                     repeats=1,
                 )
                 environment = os.environ | {name: f"{directory}/{name.lower()}" for name in CACHES}
-                yield _started(row, candidate, device, scale, environment)
+                yield [_started(row, candidate, device, scale, environment)]
 
 
 def _started(row: Row, candidate: Candidate, device: str, scale: str, environment: dict[str, str]) -> Row:
@@ -342,15 +342,10 @@ def run(options: argparse.Namespace) -> Record:
     cpu = {"threads": str(options.threads)} if device == "cpu" else {}
     chosen_backends = {op: choice["backend"] for op, choice in kernels.backends.describe(device).items()}
     found = record.begin("step", device, backends=json.dumps(chosen_backends), **cpu)
-    found = found.with_rows(measure(chosen, device, scale, options.rounds))
-    if options.json:
-        record.write(found, options.json)
-    if options.cold:
-        timing.release()
-        for row in starts(chosen, device, scale):
-            found = found.with_rows([row])
-            if options.json:
-                record.write(found, options.json)
+    for rows in starts(chosen, device, scale) if options.cold else [measure(chosen, device, scale, options.rounds)]:
+        found = found.with_rows(rows)
+        if options.json:
+            record.write(found, options.json)
     return found
 
 
@@ -360,7 +355,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--scale", help="size of the models (default 3.5M on a CPU, 8M on a GPU)")
     parser.add_argument("--rounds", type=int, help="turns of each model (default 30 on a CPU, 20 on a GPU)")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
-    parser.add_argument("--cold", action="store_true", help="also time starts with empty and with filled caches")
+    parser.add_argument("--cold", action="store_true", help="time starts instead of steps")
     parser.add_argument("--only", default="", metavar="REGEX", help='only candidates that match, as "GF-MH, graphed"')
     # what --cold runs in a process of its own
     parser.add_argument("--start", help=argparse.SUPPRESS)
@@ -379,10 +374,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     threads = f", {options.threads} threads" if options.device == "cpu" else ""
     title = f"{found.machine()}{threads}\n{found.rows[0].case if found.rows else ''}, {found.provenance['backends']}"
     console = Console(width=160)
-    console.print(record.table(STEP_HEADINGS, step_lines(found.rows), title))
     if options.cold:
-        title = "seconds since the process began"
+        title = f"{title}\nseconds since the process began"
         console.print(record.table(START_HEADINGS, start_lines(found.rows), title, grouped_by=2))
+    else:
+        console.print(record.table(STEP_HEADINGS, step_lines(found.rows), title))
 
 
 if __name__ == "__main__":

@@ -55,14 +55,15 @@ void check(const char* name, const at::Tensor& tensor, at::IntArrayRef shape, at
                     ", but is ", tensor.scalar_type(), " ", tensor.sizes());
 }
 
-int multiprocessors(const at::Device& device) {
+// Of the current device.
+int multiprocessors() {
   static const std::vector<int> counts = [] {
     std::vector<int> found(c10::cuda::device_count());
     for (int i = 0; i < static_cast<int>(found.size()); i++)
       C10_CUDA_CHECK(cudaDeviceGetAttribute(&found[i], cudaDevAttrMultiProcessorCount, i));
     return found;
   }();
-  return counts.at(device.index());
+  return counts.at(c10::cuda::current_device());
 }
 
 at::Tensor bytes(size_t count, const at::Tensor& like) {
@@ -94,7 +95,7 @@ struct Wkv6Inputs {
     check("k", k_BTHD, v_BTHD.sizes(), v_BTHD.scalar_type(), v_BTHD);
     check("log_w", log_w_BTHD, v_BTHD.sizes(), shape.decay == Dtype::fp32 ? at::kFloat : v_BTHD.scalar_type(), v_BTHD);
     check("u", u_HD, {shape.H, shape.D}, at::kFloat, v_BTHD);
-    sizes = wkv6_sizes(shape, multiprocessors(v_BTHD.device()));
+    sizes = wkv6_sizes(shape, multiprocessors());
     r = ready(r_BTHD);
     k = ready(k_BTHD);
     v = ready(v_BTHD);
@@ -118,7 +119,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> wkv6(const at::Tensor
   at::Tensor scores =
       at::empty({keep ? static_cast<int64_t>(in.sizes.scores / sizeof(float)) : 0}, v.options().dtype(at::kFloat));
   at::Tensor workspace = bytes(in.sizes.forward_workspace, v);
-  C10_CUDA_CHECK(wkv6_forward(in.shape, multiprocessors(v.device()), in.r.const_data_ptr(), in.k.const_data_ptr(),
+  C10_CUDA_CHECK(wkv6_forward(in.shape, multiprocessors(), in.r.const_data_ptr(), in.k.const_data_ptr(),
                               in.v.const_data_ptr(), in.log_w.const_data_ptr(), in.u.const_data_ptr<float>(),
                               initial_in.const_data_ptr<float>(), y.mutable_data_ptr(), final.mutable_data_ptr<float>(),
                               keep ? checkpoints.mutable_data_ptr() : nullptr,
@@ -144,7 +145,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tenso
   at::Tensor dv = at::empty(v.sizes(), v.options()), dlog_w = at::empty(v.sizes(), log_w.options());
   at::Tensor du = at::empty(u.sizes(), u.options()), dinitial = at::empty(in.state(), in.u.options());
   at::Tensor workspace = bytes(in.sizes.backward_workspace, v);
-  C10_CUDA_CHECK(wkv6_backward(in.shape, multiprocessors(v.device()), in.r.const_data_ptr(), in.k.const_data_ptr(),
+  C10_CUDA_CHECK(wkv6_backward(in.shape, multiprocessors(), in.r.const_data_ptr(), in.k.const_data_ptr(),
                                in.v.const_data_ptr(), in.log_w.const_data_ptr(), in.u.const_data_ptr<float>(),
                                checkpoints.const_data_ptr(), scores.const_data_ptr<float>(), dy_in.const_data_ptr(),
                                dfinal_in.const_data_ptr<float>(), dr.mutable_data_ptr(), dk.mutable_data_ptr(),

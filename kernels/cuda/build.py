@@ -76,12 +76,12 @@ def build() -> Path:
     """
     import torch
 
+    if torch.version.cuda is None:
+        raise KernelBuildError(_without_cuda())
     found = _built()
     if found is not None:
         return found
     toolkit, arch = _require_toolkit(), architecture()
-    if torch.version.cuda is None:
-        raise KernelBuildError(_without_cuda())
 
     def make(attempt: Path) -> None:
         _run_ninja(attempt, toolkit, arch, link=True)
@@ -105,9 +105,9 @@ def available() -> tuple[bool, str]:
     if _built() is not None:
         return True, f"built for {_code(architecture())}"
     lacking = _lacking()
-    return (
-        (True, f"nvcc and a C++ compiler build it for {_code(architecture())}") if lacking is None else (False, lacking)
-    )
+    if lacking is not None:
+        return False, lacking
+    return True, f"nvcc and a C++ compiler build it for {_code(architecture())}"
 
 
 def fingerprint() -> list[KernelBuild]:
@@ -345,11 +345,11 @@ def _path(path: Path) -> str:
 
 def _assembled(folder: Path, toolkit: Toolkit) -> Iterator[KernelBuild]:
     for log in sorted(folder.glob("*.o.log")):
-        kernels = list(parse_assembly(log.read_text(), f"nvcc {toolkit.version}"))
+        output = log.read_text()
+        kernels = list(parse_assembly(output, f"nvcc {toolkit.version}"))
         if not kernels:
-            raise KernelBuildError(
-                f"nvcc {toolkit.version} said nothing of the kernels in {log.stem}: {log.read_text()}"
-            )
+            source = log.name.removesuffix(".o.log")
+            raise KernelBuildError(f"{toolkit.nvcc} {toolkit.version} named no kernel of {source}.cu:\n{output}")
         yield from kernels
 
 

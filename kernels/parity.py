@@ -1,13 +1,16 @@
 """Parity with the fp64 oracle: one metric and one procedure, for the project's tests and for gate G0."""
 
+import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from kernels import api, backends
+from kernels import api, backends, reference
 
 LENGTHS = (1, 2, 63, 64, 65, 127, 128, 257, 1000)
 # What the decays of a case are like: keep_all is exactly 1, forget_all exactly 0.
@@ -17,8 +20,21 @@ OPS_WITH_DECAYS = ("wkv6", "ssd")
 OPS_WITH_STATE = ("wkv6", "ssd", "causal_conv1d", "selective_scan")
 # At the longest length, where the oracle takes most of its time, two kinds stand for all.
 DECAYS_AT_THE_LONGEST = ("typical", "near_one")
+# Inputs whose dtype a backend may take as it is. Parameters, steps and states are never narrower than fp32, and neither
+# is the decay of wkv6 unless a case says so.
+VALUES = {
+    "wkv6": ("r_BTHK", "k_BTHK", "v_BTHV"),
+    "ssd": ("x_BTHP", "B_BTGN", "C_BTGN"),
+    "causal_conv1d": ("x_BTC",),
+    "selective_scan": ("u_BTC", "B_BTN", "C_BTN"),
+    "cross_entropy": ("logits_NV",),
+    "rms_norm": ("x_BTD",),
+    "gated_rms_norm": ("x_BTD", "z_BTD"),
+}
+NARROW = (torch.bfloat16, torch.float16)
 
 Operation = Callable[..., Tensor | tuple[Tensor, Tensor]]
+Name = TypeVar("Name")
 
 
 def rms_error(actual: Tensor, expected: Tensor) -> float:
@@ -45,25 +61,45 @@ def rms_error(actual: Tensor, expected: Tensor) -> float:
     return difference / scale
 
 
-def worst(errors: Mapping[str, float]) -> tuple[str, float]:
+def worst(errors: Mapping[Name, float]) -> tuple[Name, float]:
     """Name and value of the largest error; NaN counts as larger than any number."""
     return max(errors.items(), key=lambda item: math.inf if math.isnan(item[1]) else item[1])
 
 
-def errors_of(function: Operation, op: str, inputs: Mapping[str, Tensor]) -> dict[str, float]:
-    """Errors of ``function`` against the fp64 oracle of ``op``, run on the CPU on the same, already rounded inputs.
+class Oracle:
+    """What the fp64 oracle of an operation makes of some inputs: the truth that implementations are held against.
 
-    ``function`` takes ``inputs`` by name, as the public operation does. The loss weights ``y`` and the final state with
-    fixed random numbers, so both send gradients.
-
-    Returns ``rms_error`` by name: ``y``, ``final_state`` where there is one, and ``grad <input>`` for every input that
-    is not an integer.
+    It gets the inputs as they are, already rounded, and runs on their device. The loss weights ``y`` and the final
+    state with fixed random numbers, so both send gradients; the numbers are rounded to the dtype of the values, so that
+    every implementation gets the same ones. ``expected`` holds what it found, by name.
     """
-    actual = _outputs_and_gradients(function, inputs)
-    with backends.force(op, "reference"):
-        exact = {name: _cast(tensor.detach(), torch.float64, "cpu") for name, tensor in inputs.items()}
-        expected = _outputs_and_gradients(getattr(api, op), exact)
-    return {name: rms_error(actual[name], expected[name]) for name in expected}
+
+    def __init__(self, op: str, inputs: Mapping[str, Tensor]) -> None:
+        self.op, self.inputs = op, inputs
+        self._dtype = inputs[VALUES[op][0]].dtype
+        exact = {name: _cast(tensor.detach(), torch.float64) for name, tensor in inputs.items()}
+        with backends.force(op, backends.REFERENCE):
+            self.expected = _outputs_and_gradients(getattr(api, op), exact, self._dtype)
+
+    def errors(self, function: Operation) -> dict[str, float]:
+        """Errors of ``function``, which takes the inputs by name, as the public operation does.
+
+        Returns ``rms_error`` by name: ``y``, ``final_state`` where there is one, and ``grad <input>`` for every input
+        that is not an integer. The gradient of an input that ``function`` never uses counts as zero.
+        """
+        actual = _outputs_and_gradients(function, self.inputs, self._dtype)
+        return {name: rms_error(actual[name], expected) for name, expected in self.expected.items()}
+
+    def errors_of_naive(self) -> dict[str, float]:
+        """The same of the reference computed wholly in the dtype of the values: what rounding alone may cost."""
+        inputs = {name: _cast(tensor.detach(), self._dtype) for name, tensor in self.inputs.items()}
+        actual = _outputs_and_gradients(_naive(self.op), inputs, self._dtype)
+        return {name: rms_error(actual[name], expected) for name, expected in self.expected.items()}
+
+
+def errors_of(function: Operation, op: str, inputs: Mapping[str, Tensor]) -> dict[str, float]:
+    """Errors of ``function`` against the fp64 oracle of ``op``: see ``Oracle.errors``."""
+    return Oracle(op, inputs).errors(function)
 
 
 def compare(op: str, backend: str, inputs: Mapping[str, Tensor]) -> dict[str, float]:
@@ -75,47 +111,103 @@ def compare(op: str, backend: str, inputs: Mapping[str, Tensor]) -> dict[str, fl
         return errors_of(getattr(api, op), op, inputs)
 
 
-def _outputs_and_gradients(function: Operation, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def carry_errors(op: str, backend: str, inputs: Mapping[str, Tensor], cuts: Sequence[int]) -> dict[str, float]:
+    """One pass against the same positions in parts, cut before each position of ``cuts``, the state handed on.
+
+    Both run on the backend. Returns ``rms_error`` by name, as ``Oracle.errors`` does. Raises ``BackendError``.
+    """
+    function = getattr(api, op)
+    dtype = inputs[VALUES[op][0]].dtype
+    with backends.force(op, backend):
+        whole = _outputs_and_gradients(function, inputs, dtype)
+        parts = _outputs_and_gradients(_in_parts(function, cuts), inputs, dtype)
+    return {name: rms_error(parts[name], expected) for name, expected in whole.items()}
+
+
+def _in_parts(function: Operation, cuts: Sequence[int]) -> Operation:
+    def run(**inputs: Tensor) -> tuple[Tensor, Tensor]:
+        sequences = [name for name in inputs if name.rpartition("_")[2].startswith("BT")]
+        [state] = [name for name in inputs if name.startswith("initial_state_")]
+        length = inputs[sequences[0]].shape[1]
+        ys = []
+        for begin, end in pairwise((0, *cuts, length)):
+            y, inputs[state] = function(**{**inputs, **{name: inputs[name][:, begin:end] for name in sequences}})
+            ys.append(y)
+        return torch.cat(ys, dim=1), inputs[state]
+
+    return run
+
+
+def _naive(op: str) -> Operation:
+    """The reference of ``op``: takes the inputs by their public names, and has the options of the operation."""
+    function = getattr(reference, f"{op}_reference")
+    options = [p.default for p in inspect.signature(getattr(api, op)).parameters.values() if p.default is not p.empty]
+
+    def run(**inputs: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        # None stands for a state, which is among the inputs
+        result: Tensor | tuple[Tensor, Tensor] = function(*inputs.values(), *(o for o in options if o is not None))
+        return result
+
+    return run
+
+
+def _outputs_and_gradients(function: Operation, inputs: Mapping[str, Tensor], values: torch.dtype) -> dict[str, Tensor]:
     given = {
         name: tensor.detach().clone().requires_grad_(tensor.is_floating_point()) for name, tensor in inputs.items()
     }
     leaves = {name: tensor for name, tensor in given.items() if tensor.requires_grad}
     results = function(**given)
     outputs = {"y": results} if isinstance(results, Tensor) else dict(zip(("y", "final_state"), results, strict=True))
-    # drawn in one dtype on the CPU, so that oracle and candidate see the same loss
+    # drawn on the CPU, so that every device sees the same loss
     generator = torch.Generator().manual_seed(0)
-    weights = [torch.randn(t.shape, generator=generator).to(t) for t in outputs.values()]
-    gradients = torch.autograd.grad(list(outputs.values()), list(leaves.values()), weights)
+    weights = [torch.randn(t.shape, generator=generator).to(values).to(t) for t in outputs.values()]
+    gradients = torch.autograd.grad(
+        list(outputs.values()), list(leaves.values()), weights, allow_unused=True, materialize_grads=True
+    )
     named = {f"grad {name}": gradient for name, gradient in zip(leaves, gradients, strict=True)}
     return {**outputs, **named}
 
 
-def _cast(tensor: Tensor, dtype: torch.dtype, device: torch.device | str) -> Tensor:
-    """In another dtype and place; integers stay integers."""
-    return tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else tensor.dtype)
+def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """In another dtype; integers stay integers."""
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
 
 @dataclass(frozen=True)
 class ParityCase:
-    """One point of the comparison: an operation, a number of positions and a kind of decay."""
+    """One point of the comparison: an operation, a number of positions and a kind of decay.
+
+    coarse  the decay of wkv6 comes in the dtype of the values, however narrow that is
+    """
 
     op: str
     length: int
     decays: str = "typical"
+    coarse: bool = False
 
     def __str__(self) -> str:
-        return f"{self.op}-T{self.length}-{self.decays}"
+        return f"{self.op}-T{self.length}-{self.decays}{'-coarse' if self.coarse else ''}"
 
     def inputs(
-        self, head_size: int = 32, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+        self,
+        head_size: int = 32,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        state_size: int | None = None,
     ) -> dict[str, Tensor]:
         """Random inputs by name, with a non-zero initial state: 2 rows, 2 heads, sizes of ``head_size``.
+
+        dtype       of the values; the other inputs too, unless it is narrower than fp32, which they then have
+        state_size  N of ssd, where it is not ``head_size``
 
         ``length`` counts positions, and for the cross entropy predictions.
         """
         generator = torch.Generator().manual_seed(self.length)
-        made = _MAKERS[self.op](generator, self.length, head_size, self.decays)
-        return {name: _cast(tensor, dtype, device) for name, tensor in made.items()}
+        sizes = (head_size, state_size or head_size) if self.op == "ssd" else (head_size,)
+        made = _MAKERS[self.op](generator, self.length, self.decays, *sizes)
+        narrow = {*VALUES[self.op], *(["log_w_BTHK"] if self.coarse else [])}
+        other = torch.float32 if dtype in NARROW else dtype
+        return {name: _cast(t, dtype if name in narrow else other).to(device) for name, t in made.items()}
 
 
 def parity_cases(*ops: str) -> Iterator[ParityCase]:
@@ -131,7 +223,7 @@ def parity_cases(*ops: str) -> Iterator[ParityCase]:
                 yield ParityCase(op, length, decays)
 
 
-def _wkv6_inputs(generator: torch.Generator, T: int, size: int, decays: str) -> dict[str, Tensor]:
+def _wkv6_inputs(generator: torch.Generator, T: int, decays: str, size: int) -> dict[str, Tensor]:
     shape = (2, T, 2, size)
     r, k, v, noise = (torch.randn(shape, generator=generator) for _ in range(4))
     uniform = torch.rand(shape, generator=generator)
@@ -148,8 +240,8 @@ def _wkv6_inputs(generator: torch.Generator, T: int, size: int, decays: str) -> 
     return {"r_BTHK": r, "k_BTHK": k, "v_BTHV": v, "log_w_BTHK": log_w, "u_HK": u, "initial_state_BHKV": state}
 
 
-def _ssd_inputs(generator: torch.Generator, T: int, size: int, decays: str) -> dict[str, Tensor]:
-    x = torch.randn(2, T, 2, size, generator=generator)
+def _ssd_inputs(generator: torch.Generator, T: int, decays: str, P: int, N: int) -> dict[str, Tensor]:
+    x = torch.randn(2, T, 2, P, generator=generator)
     dt = torch.rand(2, T, 2, generator=generator) * 0.1 + 0.01
     rates = {
         "typical": (-1.0, -16.0),
@@ -160,13 +252,13 @@ def _ssd_inputs(generator: torch.Generator, T: int, size: int, decays: str) -> d
         "near_one": (-1e-5, -1e-5),
         "mixed": (-1e-4, -1e6),
     }[decays]
-    B, C = (torch.randn(2, T, 1, size, generator=generator) for _ in range(2))
-    state = torch.randn(2, 2, size, size, generator=generator)
+    B, C = (torch.randn(2, T, 1, N, generator=generator) for _ in range(2))
+    state = torch.randn(2, 2, P, N, generator=generator)
     A = torch.tensor(rates)
     return {"x_BTHP": x, "dt_BTH": dt, "A_H": A, "B_BTGN": B, "C_BTGN": C, "initial_state_BHPN": state}
 
 
-def _conv1d_inputs(generator: torch.Generator, T: int, size: int, decays: str) -> dict[str, Tensor]:
+def _conv1d_inputs(generator: torch.Generator, T: int, decays: str, size: int) -> dict[str, Tensor]:
     channels, width = 2 * size, 4
     return {
         "x_BTC": torch.randn(2, T, channels, generator=generator),
@@ -176,7 +268,7 @@ def _conv1d_inputs(generator: torch.Generator, T: int, size: int, decays: str) -
     }
 
 
-def _selective_scan_inputs(generator: torch.Generator, T: int, size: int, decays: str) -> dict[str, Tensor]:
+def _selective_scan_inputs(generator: torch.Generator, T: int, decays: str, size: int) -> dict[str, Tensor]:
     channels, N = 2 * size, 16
     return {
         "u_BTC": torch.randn(2, T, channels, generator=generator),
@@ -189,26 +281,26 @@ def _selective_scan_inputs(generator: torch.Generator, T: int, size: int, decays
     }
 
 
-def _cross_entropy_inputs(generator: torch.Generator, T: int, size: int, decays: str) -> dict[str, Tensor]:
+def _cross_entropy_inputs(generator: torch.Generator, T: int, decays: str, size: int) -> dict[str, Tensor]:
     classes = 16 * size + 3
     # some predictions are sure, some hopeless
     logits = torch.randn(T, classes, generator=generator) * torch.logspace(-1, 1.5, T)[:, None]
     return {"logits_NV": logits, "targets_N": torch.randint(classes, (T,), generator=generator)}
 
 
-def _rms_norm_inputs(generator: torch.Generator, T: int, size: int, decays: str) -> dict[str, Tensor]:
+def _rms_norm_inputs(generator: torch.Generator, T: int, decays: str, size: int) -> dict[str, Tensor]:
     # rows from far below eps to far above
     scale = torch.logspace(-4, 4, T)[None, :, None]
     x = torch.randn(2, T, 2 * size, generator=generator) * scale
     return {"x_BTD": x, "weight_D": torch.randn(2 * size, generator=generator)}
 
 
-def _gated_rms_norm_inputs(generator: torch.Generator, T: int, size: int, decays: str) -> dict[str, Tensor]:
+def _gated_rms_norm_inputs(generator: torch.Generator, T: int, decays: str, size: int) -> dict[str, Tensor]:
     x, z = (torch.randn(2, T, 2 * size, generator=generator) for _ in range(2))
     return {"x_BTD": x, "z_BTD": 3 * z, "weight_D": torch.randn(2 * size, generator=generator)}
 
 
-_MAKERS: dict[str, Callable[[torch.Generator, int, int, str], dict[str, Tensor]]] = {
+_MAKERS: dict[str, Callable[..., dict[str, Tensor]]] = {
     "wkv6": _wkv6_inputs,
     "ssd": _ssd_inputs,
     "causal_conv1d": _conv1d_inputs,

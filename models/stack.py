@@ -4,7 +4,7 @@ Every model of this package is this stack around different layers, so the contra
 one place.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -158,8 +158,7 @@ class StackedModel(nn.Module):
             outputs = self._run(tokens_BT, state, return_activations, return_states)
         else:
             outputs = self._run_documents(tokens_BT, state, return_activations, segments, return_states)
-        weight_VD = self.embedding.weight if self.head is None else self.head.weight
-        logits_BTV = F.linear(self.final_norm(outputs[-1].x), weight_VD)
+        logits_BTV = self._logits(outputs[-1].x)
         if not (return_states or return_activations):
             return logits_BTV
         activations = Activations(tuple(o.activations for o in outputs if o.activations is not None))
@@ -168,6 +167,19 @@ class StackedModel(nn.Module):
         gates = [output.gate.detach() for output in outputs if output.gate is not None]
         final = State.of([output.state for output in outputs], gates)
         return (logits_BTV, final, activations) if return_activations else (logits_BTV, final)
+
+    def capturable_forward(self, compiler: str = "inductor") -> Callable[[Tensor], Tensor]:
+        """The pass from tokens to logits as a CUDA graph can hold it: no host waits in it, and its layers are fused.
+
+        It is for the model where it is now: move it first. ``compiler`` is a backend of torch.compile.
+        """
+        from models.fused import FusedLayers
+
+        layers = FusedLayers(list(self.layers), compiler)
+        return lambda tokens_BT: self._logits(layers(self._embed(tokens_BT, None)))
+
+    def _logits(self, x_BTD: Tensor) -> Tensor:
+        return F.linear(self.final_norm(x_BTD), self.embedding.weight if self.head is None else self.head.weight)
 
     def _run(
         self,

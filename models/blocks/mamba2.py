@@ -14,9 +14,25 @@ from models.blocks.parameters import state_dtype, undecayed
 from models.config import Mamba2Config
 
 NORM_EPS = 1e-5
+GPU_COLUMNS = 8
 A_RANGE = (1.0, 16.0)
 DT_RANGE = (1e-3, 1e-1)
 DT_FLOOR = 1e-4
+
+
+class PaddedLinear(nn.Linear):
+    """A projection without bias that pads its output with zeros to a multiple of ``GPU_COLUMNS`` on a GPU.
+
+    So every row starts at a multiple of 16 bytes, in 16 bits too: else the product runs on a slower kernel, and the
+    convolution after it must copy what it reads. Elsewhere nothing is padded.
+    """
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        """The product, with the columns that were asked for first."""
+        missing = -self.out_features % GPU_COLUMNS
+        if not (missing and x_BTD.is_cuda):
+            return super().forward(x_BTD)
+        return F.linear(x_BTD, F.pad(self.weight, (0, 0, 0, missing)))
 
 
 class Mamba2Mixer(Mixer):
@@ -41,7 +57,7 @@ class Mamba2Mixer(Mixer):
         self.widths = [d_inner, d_inner + 2 * group_size, self.num_heads]  # z, xBC, dt
         self.conv_widths = [d_inner, group_size, group_size]  # x, B, C
 
-        self.in_proj = nn.Linear(d_model, sum(self.widths), bias=False)
+        self.in_proj = PaddedLinear(d_model, sum(self.widths), bias=False)
         bound = config.conv_width**-0.5  # the default of a depthwise convolution
         self.conv_weight = nn.Parameter(torch.empty(self.widths[1], config.conv_width).uniform_(-bound, bound))
         self.conv_bias = undecayed(torch.empty(self.widths[1]).uniform_(-bound, bound))
@@ -65,7 +81,13 @@ class Mamba2Mixer(Mixer):
     ) -> MixerOutput:
         """Mix ``u_BTD``; see the class for the equations and the state."""
         B, T, _ = u_BTD.shape
-        z_BTI, input_BTC, dt_BTH = torch.split(self.in_proj(u_BTD), self.widths, dim=-1)
+        zxBCdt_BTJ = self.in_proj(u_BTD)
+        A_H = -torch.exp(self.A_log)
+        is_plain = state is None and lengths_B is None and not (observe or keep_state)
+        if is_plain and kernels.fuses_mamba2(zxBCdt_BTJ, len(self.conv_bias)):
+            return MixerOutput(self.out_proj(self._fused(zxBCdt_BTJ, A_H)), {})
+
+        z_BTI, input_BTC, dt_BTH = torch.split(zxBCdt_BTJ[..., : sum(self.widths)], self.widths, dim=-1)
         conv_BCw = None if state is None else state["conv"]
         xBC_BTC, final_BCw = kernels.causal_conv1d(input_BTC, self.conv_weight, self.conv_bias, conv_BCw)
         x_BTI, B_BTI, C_BTI = torch.split(xBC_BTC, self.conv_widths, dim=-1)
@@ -73,7 +95,6 @@ class Mamba2Mixer(Mixer):
         B_BTGN = B_BTI.reshape(B, T, self.num_groups, self.d_state)
         C_BTGN = C_BTI.reshape(B, T, self.num_groups, self.d_state)
         dt_BTH = F.softplus(dt_BTH + self.dt_bias)
-        A_H = -torch.exp(self.A_log)
         if lengths_B is not None:  # padding writes nothing and forgets nothing
             dt_BTH = dt_BTH.masked_fill(padding_mask(lengths_B, T)[..., None], 0.0)
             before_BwC = None if conv_BCw is None else conv_BCw.transpose(1, 2)
@@ -89,6 +110,20 @@ class Mamba2Mixer(Mixer):
             return MixerOutput(out_BTD, final)
         innovation_BTH = ssd_innovation(x_BTHP, dt_BTH, A_H, B_BTGN, initial_BHPN)
         return MixerOutput(out_BTD, final, torch.exp(dt_BTH * A_H), innovation_BTH)
+
+    def _fused(self, zxBCdt_BTJ: Tensor, A_H: Tensor) -> Tensor:
+        """All between the projections at once."""
+        return kernels.mamba2(
+            zxBCdt_BTJ,
+            self.conv_weight,
+            self.conv_bias,
+            self.dt_bias,
+            A_H,
+            self.D,
+            self.norm_weight,
+            NORM_EPS,
+            self.num_groups,
+        )
 
     def state_spec(self, batch_size: int) -> dict[str, StateSpec]:
         """``ssm`` and ``conv``."""

@@ -15,6 +15,22 @@ def mark_undecayed(parameter: nn.Parameter) -> nn.Parameter:
     return parameter
 
 
+def matmul_only(parameter: nn.Parameter) -> nn.Parameter:
+    """Mark a parameter that enters matrix products and nothing else: lower precision may round it ahead of them."""
+    parameter._matmul_only = True  # type: ignore[attr-defined]
+    return parameter
+
+
+def matmul_weights(module: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters of a module that are marked so, and those of its linear layers, by name."""
+    linear = {id(p) for part in module.modules() if isinstance(part, nn.Linear) for p in part.parameters()}
+    return {
+        name: parameter
+        for name, parameter in module.named_parameters()
+        if id(parameter) in linear or getattr(parameter, "_matmul_only", False)
+    }
+
+
 def undecayed_norm(norm: nn.Module) -> nn.Module:
     """A normalisation layer whose gains and biases are all marked."""
     for parameter in norm.parameters():

@@ -8,7 +8,7 @@ import kernels
 from models.blocks.innovation import wkv6_innovation
 from models.blocks.lengths import padding_mask
 from models.blocks.mixer import Mixer, MixerOutput, MixerState, StateSpec
-from models.blocks.parameters import state_dtype, undecayed
+from models.blocks.parameters import matmul_only, state_dtype, undecayed
 from models.blocks.token_shift import last_input, shift_difference
 from models.config import Rwkv6Config
 
@@ -44,11 +44,11 @@ class Rwkv6TimeMix(Mixer):
         mix_D, half_mix_D = 1 - share_D**height, 1 - share_D ** (0.5 * height)
         self.maa_x = undecayed(mix_D.clone())
         self.maa = undecayed(torch.stack([mix_D, mix_D, mix_D - 0.3 * depth, half_mix_D, half_mix_D]))
-        self.maa_w1 = undecayed(torch.zeros(d_model, len(MIXED) * config.mix_rank))
-        self.maa_w2 = undecayed(torch.empty(len(MIXED), config.mix_rank, d_model).uniform_(-0.01, 0.01))
+        self.maa_w1 = matmul_only(undecayed(torch.zeros(d_model, len(MIXED) * config.mix_rank)))
+        self.maa_w2 = matmul_only(undecayed(torch.empty(len(MIXED), config.mix_rank, d_model).uniform_(-0.01, 0.01)))
         self.time_decay = undecayed(-6 + 5 * along_D ** (0.7 + 1.3 * depth))
-        self.decay_w1 = undecayed(torch.zeros(d_model, config.decay_rank))
-        self.decay_w2 = undecayed(torch.empty(config.decay_rank, d_model).uniform_(-0.01, 0.01))
+        self.decay_w1 = matmul_only(undecayed(torch.zeros(d_model, config.decay_rank)))
+        self.decay_w2 = matmul_only(undecayed(torch.empty(config.decay_rank, d_model).uniform_(-0.01, 0.01)))
         zigzag_D = ((torch.arange(d_model) + 1) % 3 - 1) * 0.1
         self.bonus = undecayed((depth * (1 - along_D) + zigzag_D).view(self.num_heads, self.head_size))
 
@@ -105,7 +105,11 @@ class Rwkv6TimeMix(Mixer):
         u_nD, s_nD = u_BTD.reshape(-1, D), s_BTD.view(-1, D)
         x_nD = torch.addcmul(u_nD, s_nD, self.maa_x)
         low_5nR = torch.tanh(x_nD @ self.maa_w1).view(-1, len(MIXED), self.maa_w2.shape[1]).transpose(0, 1)
-        mix_5nD = torch.baddbmm(self.maa[:, None], low_5nR, self.maa_w2)
+        data_5nD = torch.bmm(low_5nR, self.maa_w2)
+        mix_5nD = (self.maa[:, None] + data_5nD).to(data_5nD.dtype)
+        if torch.compiler.is_compiling():
+            # one by one: of five in one tensor the compiler writes the gradients to memory, in fp32
+            return tuple(torch.addcmul(u_nD, s_nD, mix_nD) for mix_nD in mix_5nD.unbind(0))
         return torch.addcmul(u_nD, s_nD, mix_5nD).unbind(0)
 
     def state_spec(self, batch_size: int) -> dict[str, StateSpec]:

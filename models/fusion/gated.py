@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from models.blocks.parameters import undecayed
+from models.blocks.parameters import matmul_only, undecayed
 from models.fusion.base import Fused, Fusion
 
 
@@ -27,10 +27,18 @@ class GatedFusion(Fusion):
         self.rwkv_weight = nn.Parameter(torch.zeros(num_gates, d_model))
         self.mamba_weight = nn.Parameter(torch.zeros(num_gates, d_model))
         self.bias = undecayed(torch.full((num_gates,), math.log(gate_init / (1 - gate_init))))
+        if num_gates > 1:
+            for parameter in (self.rwkv_weight, self.mamba_weight, self.bias):
+                matmul_only(parameter)
 
     def forward(self, rwkv_BTD: Float[Tensor, "B T D"], mamba_BTD: Float[Tensor, "B T D"]) -> Fused:
         """Mix the branches."""
-        logits_BTG = F.linear(rwkv_BTD, self.rwkv_weight, self.bias) + F.linear(mamba_BTD, self.mamba_weight)
+        if torch.compiler.is_compiling() and len(self.bias) == 1:
+            # one column is hardly a matrix product, and as a sum the compiler fuses it with what is around it
+            products_BTD = rwkv_BTD * self.rwkv_weight + mamba_BTD * self.mamba_weight
+            logits_BTG = products_BTD.sum(-1, keepdim=True) + self.bias
+        else:
+            logits_BTG = F.linear(rwkv_BTD, self.rwkv_weight, self.bias) + F.linear(mamba_BTD, self.mamba_weight)
         gate_BTG = torch.sigmoid(logits_BTG)
         # not a lerp: these two writes must add up to the fused output bit by bit
         return Fused(gate_BTG * rwkv_BTD, (1 - gate_BTG) * mamba_BTD, gate_BTG, logits_BTG)

@@ -58,6 +58,7 @@ class TrainConfig(Section):
     save_every          steps between resumable checkpoints
     checkpoint_steps    steps whose weights are kept; those of the last step always are
     dtype               of the matrix products; auto is float32 on CPU and bfloat16 autocast on CUDA
+    execution           of an update (harness.step); auto is graphed where that can be, else eager
     """
 
     steps: int = Field(default=1000, ge=1)
@@ -77,6 +78,7 @@ class TrainConfig(Section):
     save_every: int = Field(default=200, ge=1)
     checkpoint_steps: tuple[int, ...] = ()
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    execution: Literal["auto", "eager", "graphed"] = "auto"
 
     @property
     def decay_steps(self) -> int:

@@ -46,7 +46,9 @@ class Evaluation:
 
 def to_device(tokens: Tokens, device: torch.device) -> Tensor:
     """Token ids ``[...]`` as int64 on the device."""
-    return torch.from_numpy(tokens.astype(np.int64)).to(device, non_blocking=True)
+    found = torch.from_numpy(tokens.astype(np.int64))
+    # from pageable memory a GPU copies only when it is done with what it has
+    return found.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else found
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:

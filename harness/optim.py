@@ -91,17 +91,29 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, An
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    """The optimizer of a training. Raises ``OptimError`` when nothing is trainable."""
+    """The optimizer of a training, for the model where it is. Raises ``OptimError`` when nothing is trainable."""
     groups = parameter_groups(model, config)
     if not groups:
         raise OptimError("the model has no trainable parameter")
-    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
+    on_gpu = bool(groups[0]["params"][0].is_cuda)
+    optimizer = torch.optim.AdamW(
+        groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True, capturable=on_gpu
+    )
+    if on_gpu:
+        # a CUDA graph keeps where it read a number, not the number
+        for group in optimizer.param_groups:
+            group["lr"] = torch.tensor(config.lr, device=group["params"][0].device)
+    return optimizer
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Give every group the base rate times its multiplier."""
     for group in optimizer.param_groups:
-        group["lr"] = lr * group["lr_mult"]
+        rate = lr * group["lr_mult"]
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
 
 
 def named_states(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, dict[str, torch.Tensor]]]:

@@ -16,20 +16,19 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-import kernels
 from harness.checkpoint import load_training, load_weights, save_training, save_weights, write_synced
 from harness.config import BatchTokens, RunConfig, config_sha256
 from harness.data import TokenDataset, Tokens
 from harness.errors import HarnessError
-from harness.evaluation import autocast, evaluate, to_device
+from harness.evaluation import evaluate
 from harness.events import Monitor
 from harness.hashing import canonical_json
-from harness.metrics.gradients import gradient_norm
-from harness.optim import branch_parameters, learning_rate, make_optimizer, set_learning_rate
+from harness.optim import learning_rate
 from harness.probe_row import summary
 from harness.progress import Progress
 from harness.runlog import RunLog
 from harness.runtime import CleanInterrupt, Interrupt, configure_cpu, deferred_interrupt, seeded
+from harness.step import TrainingStep, choose, exact_float32
 from harness.trace import observing
 
 OUTCOME, CHECKPOINTS, RESUME = "outcome.json", "checkpoints", "resume"
@@ -62,6 +61,13 @@ class TrainingPatch:
 
     def after_step(self, model: nn.Module, step: int) -> None:
         """Change the weights after the update."""
+
+    @property
+    def looks_inside(self) -> bool:
+        """Whether it changes gradients or weights, and not only batches."""
+        return any(
+            getattr(type(self), hook) is not getattr(TrainingPatch, hook) for hook in ("gradients", "after_step")
+        )
 
 
 NO_PATCH = TrainingPatch()
@@ -135,7 +141,7 @@ def train(
     ``monitors`` see every row of the log; ``probe`` looks inside the model every ``monitors.probe_every`` updates, at
     the end of the warm-up and after the last update. It changes nothing of the training.
 
-    Raises ``TrainError``, ``CheckpointError`` and ``RunLogError``.
+    Raises ``TrainError``, ``StepError``, ``CheckpointError`` and ``RunLogError``.
     """
     if device not in BatchTokens.model_fields:
         raise TrainError(f"device {device}: there is no such device; allowed: {', '.join(BatchTokens.model_fields)}")
@@ -145,7 +151,7 @@ def train(
     else:
         # its random state is saved and restored by seeded() only once it exists
         torch.cuda.init()  # type: ignore[no-untyped-call]
-    with seeded(seed, "train"), deferred_interrupt() as interrupt:
+    with seeded(seed, "train"), exact_float32(), deferred_interrupt() as interrupt:
         loop = _Loop(model, dataset, config, directory, seed, device, patch, monitors, probe, progress, interrupt)
         ended = read_outcome(directory)
         if ended is None:
@@ -197,9 +203,15 @@ class _Loop:
         self.progress, self.interrupt = progress, interrupt
         self.batch_tokens: int = getattr(config.train.batch_tokens, device)
         self.batch_size = self.batch_tokens // config.data.seq_len
-        self.optimizer = make_optimizer(model, config.train)
-        self.parameters = [p for p in model.parameters() if p.requires_grad]
-        self.branches = {name: list(members.values()) for name, members in branch_parameters(model).items()}
+        self.choice = choose(model, config.train, device, patch.name if patch.looks_inside else "")
+        self.update = TrainingStep(
+            model,
+            config.train,
+            dtype=self.dtype,
+            mode=self.choice.mode,
+            before_clip=patch.gradients if patch.looks_inside else None,
+            after_update=patch.after_step if patch.looks_inside else None,
+        )
         # to stop at the same step wherever it runs, a run that may stop looks at every row at once
         self.rows_at_once = _CUDA_ROWS if device == "cuda" and not config.monitors.stop else 1
         self.identity = {
@@ -209,6 +221,7 @@ class _Loop:
             "seed": seed,
             "device": device,
             "patch": patch.name,
+            "execution": self.choice.mode,
         }
         self.seed, self.step, self.next_batch = seed, 0, 0
         # before the first update a probe sees nothing: an output matrix may start at zero
@@ -233,6 +246,7 @@ class _Loop:
                 self._save()
                 raise
         finally:
+            self.update.close()
             self.log.close()
             if self.progress is not None:
                 self.progress.end()
@@ -246,19 +260,20 @@ class _Loop:
         header: dict[str, Any] = {
             "kind": "header",
             **self.identity,
+            "execution_reason": self.choice.reason,
             "dtype": str(self.dtype).removeprefix("torch."),
             "steps": self.config.train.steps,
             "batch_tokens": self.batch_tokens,
             "seq_len": self.config.data.seq_len,
-            "num_params": sum(p.numel() for p in self.parameters),
+            "num_params": sum(p.numel() for p in self.update.parameters),
         }
-        for branch, parameters in self.branches.items():
+        for branch, parameters in self.update.branches.items():
             header[f"num_params_{branch}"] = sum(p.numel() for p in parameters)
         log.write(header)
         return log
 
     def _resume(self, checkpoint: Path) -> RunLog:
-        training = load_training(self.model, self.optimizer, checkpoint, self.identity)
+        training = load_training(self.model, self.update.optimizer, checkpoint, self.identity)
         self.step, self.next_batch = training["step"], training["next_batch"]
         self.evaluated_step, self.probed_step = training["evaluated_step"], training["probed_step"]
         self.saved = self._position
@@ -294,47 +309,22 @@ class _Loop:
 
     def _update(self) -> None:
         """One update of the weights and the row that describes it."""
-        config, monitors = self.config.train, self.config.monitors
-        scalars = {"loss": self._backward()}
-        self.patch.gradients(self.model, self.step)
-        scalars["grad_norm"] = gradient_norm(self.parameters)
-        for branch, parameters in self.branches.items():
-            scalars[f"grad_norm_{branch}"] = gradient_norm(parameters)
-
-        measured = self.branches if (self.step + 1) % monitors.update_every == 0 else {}
+        config, step = self.config, self.step
+        measured = self.update.branches if (step + 1) % config.monitors.update_every == 0 else {}
         before = {branch: [p.detach().clone() for p in parameters] for branch, parameters in measured.items()}
-        nn.utils.clip_grads_with_norm_(self.parameters, config.clip_norm, scalars["grad_norm"])
-        lr = learning_rate(self.step, config)
-        set_learning_rate(self.optimizer, lr)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        self.patch.after_step(self.model, self.step)
-        for branch, old in before.items():
-            scalars[f"update_ratio_{branch}"] = _update_ratio(self.branches[branch], old)
+        batch = self.dataset.training_batch(self.seed, self.next_batch, self.batch_size, config.data.seq_len)
+        values = self.update(*self.patch.batch(*batch, seed=self.seed, step=step), step)
+        ratios = {f"update_ratio_{branch}": _update_ratio(measured[branch], old) for branch, old in before.items()}
+        if ratios:
+            values = torch.cat([values, torch.stack(list(ratios.values())).double()])
 
         self.step += 1
         self.next_batch += 1
-        values = torch.stack([value.detach().to(self.device, torch.float64) for value in scalars.values()])
-        self.pending.append(_Pending(self.step, lr, tuple(scalars), values))
+        self.pending.append(
+            _Pending(self.step, learning_rate(step, config.train), (*self.update.names, *ratios), values)
+        )
         if len(self.pending) >= self.rows_at_once:
             self._drain()
-
-    def _backward(self) -> Tensor:
-        """Gradients of the mean cross entropy of this step's batch; returns that mean, in nats."""
-        micro_batches = self.config.train.grad_accumulation
-        batch = self.dataset.training_batch(self.seed, self.next_batch, self.batch_size, self.config.data.seq_len)
-        inputs, targets = self.patch.batch(*batch, seed=self.seed, step=self.step)
-        total = torch.zeros((), device=self.device)
-        size = self.batch_size // micro_batches
-        for begin in range(0, self.batch_size, size):
-            rows = slice(begin, begin + size)
-            with autocast(self.device, self.dtype):
-                logits_BTV = self.model(to_device(inputs[rows], self.device))
-            targets_N = to_device(targets[rows], self.device).flatten()
-            loss = kernels.cross_entropy(logits_BTV.flatten(0, 1), targets_N) / micro_batches
-            loss.backward()  # type: ignore[no-untyped-call]
-            total = total + loss.detach()
-        return total
 
     def _drain(self) -> None:
         """Log the rows that wait, in order. Raises ``_Ended`` at the first that is not finite."""
@@ -427,7 +417,7 @@ class _Loop:
             "monitors": [monitor.state_dict() for monitor in self.monitors],
             "wall_s": time.monotonic() - self.started_s,
         }
-        save_training(self.model, self.optimizer, training, target)
+        save_training(self.model, self.update.optimizer, training, target)
 
     def _finish(
         self, status: Literal["finished", "diverged", "stopped"], reason: str, step: int | None = None

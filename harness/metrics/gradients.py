@@ -1,10 +1,11 @@
 """Gradient norms by branch and what their ratio says, which is less than it seems: see docs/metrics.md, G4."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
@@ -31,6 +32,21 @@ def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
     A parameter without a gradient counts as zero. Call it before clipping, after any unscaling.
     """
     return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+
+
+def gradient_norms(
+    parameters: Sequence[nn.Parameter], groups: Mapping[str, Sequence[nn.Parameter]]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """``gradient_norm`` of all ``parameters`` and of each group of them; every gradient is read once."""
+    grads = {id(p): p.grad for p in parameters if p.grad is not None}
+    norms = dict(zip(grads, torch._foreach_norm(list(grads.values())), strict=True))
+    members = {name: [norms[id(p)] for p in group if id(p) in norms] for name, group in groups.items()}
+    return _joint_norm(list(norms.values())), {name: _joint_norm(found) for name, found in members.items()}
+
+
+def _joint_norm(norms: Sequence[Tensor]) -> Tensor:
+    """The norm of several tensors together from the norm of each."""
+    return torch.linalg.vector_norm(torch.stack(list(norms))) if norms else torch.tensor(0.0)
 
 
 def gradient_summary(norms: ArrayLike, clip: float, last: int = 200) -> GradientSummary:

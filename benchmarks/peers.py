@@ -53,8 +53,8 @@ def missing(needs: Sequence[str]) -> list[str]:
 
 
 def failures() -> tuple[type[Exception], ...]:
-    """How a program of others may fail where ours run: in CUDA, in torch, in Triton, at its import."""
-    known: tuple[type[Exception], ...] = (RuntimeError, NotImplementedError, ImportError)
+    """How a program of others may fail where ours run: in CUDA, in torch, in Triton, by its version."""
+    known = (RuntimeError, ImportError, TypeError, ValueError, AttributeError, AssertionError)
     if find_spec("triton") is None:
         return known
     from triton import TritonError

@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from rich.table import Table
 
@@ -43,7 +42,8 @@ class Row(_Model):
     benchmark    an operation (``wkv6``), ``step`` or ``start``
     case         its size; of a start, what its caches held
     candidate    who was timed; ``peer`` says that it is a program of others
-    part         ``forward``, ``forward+backward``, ``step`` or ``first step``
+    part         ``forward``, ``forward+backward``, ``step``, ``loop`` (a step as the training loop takes it) or
+                 ``first step``
     mode         ``eager``, ``compiled`` or ``graphed``: replayed from a CUDA graph
     median_ms    of ``repeats`` samples, with the least and the distance between their quartiles (``spread_ms``); None
                  where the candidate did not run, and then ``error`` says why
@@ -139,6 +139,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options, refused where the device is not there or has no peers."""
+    # not at the top: comparing two files takes no torch
+    import torch
+
     options = parser.parse_args(arguments)
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch sees no GPU here; leave it out to measure on the CPU")

@@ -6,7 +6,8 @@
 A step is forward, cross entropy, backward, clipping and fused AdamW: 512 tokens (2 x 256) in fp32 on a CPU, 16,384
 (64 x 256) under bf16 autocast on a GPU. The models take turns, so a noisy neighbour hits all of them; the ratios are
 medians of the ratios of each round. --cold times starts instead of steps: every candidate in a process of its own,
-first with empty caches and then with those it has filled, to its first finished step.
+first with empty caches and then with those it has filled, to its first finished step. On a GPU the training loop itself
+is timed, too: data, log and all.
 """
 
 import argparse
@@ -20,7 +21,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Protocol
 
+import numpy as np
 import torch
 from rich.console import Console
 from torch import Tensor, nn
@@ -28,6 +33,11 @@ from torch import Tensor, nn
 import kernels
 from benchmarks import peers, record, timing
 from benchmarks.record import Line, Record, Row
+from fixtures.presets import PRESETS, load_preset
+from harness.data import Split, TokenDataset, Tokens
+from harness.evaluation import to_device
+from harness.step import Mode, TrainingStep, choose
+from harness.train import _CUDA_ROWS, resolve_dtype, train
 from models import NOMINAL_VOCAB_SIZE, get_model
 from models.registry import model_config
 
@@ -40,9 +50,16 @@ WARMUP = 3
 STEPS = {"cpu": 1, "cuda": 4}
 BATCHES = 8
 
-CPU_MODELS = ("GPT2", "GF-MH", "RWKV6", "MAMBA2")
-CUDA_MODELS = (("GF-MH", "graphed"), ("GF-MH", "eager"), ("GPT2", "graphed"), ("GPT2", "eager"))
 HYBRID = "GF-MH"
+CPU_MODELS = ("GPT2", HYBRID, "RWKV6", "MAMBA2")
+# graphed is what trains, compiled its first steps, eager what analyses with hooks run
+CUDA_MODELS: tuple[tuple[str, Mode], ...] = (
+    (HYBRID, "graphed"),
+    (HYBRID, "compiled"),
+    (HYBRID, "eager"),
+    ("GPT2", "graphed"),
+    ("GPT2", "eager"),
+)
 
 # Where compiled code is kept, by whom: ours, Triton's, Inductor's, torch's extensions, the driver's
 CACHES = (
@@ -56,67 +73,82 @@ CACHES = (
 # the steps of a start that are timed: the first, and one by which everything has settled
 SETTLED = 20
 
-Batch = tuple[Tensor, Tensor]
+# the training loop's own steps, and how many of them pass until it is in its stride
+LOOP_STEPS, LOOP_WARMUP = 600, 100
+
+Batch = tuple[Tokens, Tokens]
+
+
+class Step(Protocol):
+    """One training step of something with that many parameters; on a GPU it may still run when the call returns."""
+
+    num_params: int
+
+    def __call__(self, batch: Batch) -> None: ...
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model in a mode. ``build`` gives a module that maps tokens and targets ``[B,T]`` to a loss."""
+    """A model in a mode, and how its step is made."""
 
     name: str
-    mode: str
-    build: Callable[[], nn.Module]
+    mode: Mode
+    build: Callable[[], Step]
     peer: bool = False
 
     def __str__(self) -> str:
         return f"{self.name}, {self.mode}"
 
 
-class WithLoss(nn.Module):
-    """One of our models with our loss."""
+class OwnStep:
+    """The step that a training of ours takes."""
 
-    def __init__(self, name: str, scale: str) -> None:
-        super().__init__()
-        self.model = get_model(name, scale)
+    def __init__(self, name: str, scale: str, mode: Mode, device: str) -> None:
+        config = load_preset(scale)
+        self.model = get_model(name, scale).to(device).train()
+        self.num_params = sum(parameter.numel() for parameter in self.model.parameters())
+        self.last = config.train.steps - 1
+        self.step = TrainingStep(self.model, config.train, dtype=resolve_dtype(config, device), mode=mode)
+        self.taken = 0
 
-    def forward(self, tokens_BT: Tensor, targets_BT: Tensor) -> Tensor:
-        logits_BTV = self.model(tokens_BT)
-        return kernels.cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten())
+    def __call__(self, batch: Batch) -> None:
+        self.step(*batch, min(self.taken, self.last))
+        self.taken += 1
 
 
-class Step:
-    """The training step of a module that gives a loss: eager, its module compiled, or the whole in a CUDA graph."""
+class PeerStep:
+    """The same of a module that maps tokens and targets to a loss: eager, compiled, or the whole in a CUDA graph.
 
-    def __init__(self, module: nn.Module, mode: str, device: str) -> None:
-        self.module = module.to(device).train()
+    What it does is what their users do: autocast, ``torch.compile`` of the module, fused AdamW.
+    """
+
+    def __init__(self, build: Callable[[], nn.Module], mode: Mode, device: str) -> None:
+        self.device = torch.device(device)
+        module = build().to(device).train()
         self.parameters = list(module.parameters())
         self.num_params = sum(parameter.numel() for parameter in self.parameters)
         self.graphed = mode == "graphed"
-        self.loss = torch.compile(self.module) if mode == "compiled" else self.module
+        self.loss = torch.compile(module) if mode == "compiled" else module
         self.optimizer = torch.optim.AdamW(self.parameters, lr=1e-3, fused=True, capturable=self.graphed)
-        # inside a graph a cached cast would be that of the weights at the capture
-        self.autocast = partial(
-            torch.autocast, device, torch.bfloat16, enabled=device == "cuda", cache_enabled=not self.graphed
-        )
         self.replay: timing.Work | None = None
 
     def __call__(self, batch: Batch) -> None:
-        """One step; on a GPU it may still run when this returns."""
+        given_2BT = to_device(np.stack(batch), self.device)
         if not self.graphed:
-            self._train(*batch)
+            self._train(given_2BT)
             return
         if self.replay is None:
-            self.inputs = tuple(tensor.clone() for tensor in batch)
-            self.replay = timing.captured(lambda: self._train(*self.inputs))
-        for static, given in zip(self.inputs, batch, strict=True):
-            static.copy_(given, non_blocking=True)
+            held_2BT = self.held_2BT = given_2BT.clone()
+            self.replay = timing.captured(lambda: self._train(held_2BT))
+        self.held_2BT.copy_(given_2BT)
         self.replay()
 
-    def _train(self, tokens_BT: Tensor, targets_BT: Tensor) -> None:
+    def _train(self, batch_2BT: Tensor) -> None:
         # first, so that the gradients of a captured step are made, and written anew, inside the graph
         self.optimizer.zero_grad(set_to_none=True)
-        with self.autocast():
-            loss = self.loss(tokens_BT, targets_BT)
+        # inside a graph a cached cast would be that of the weights at the capture
+        with torch.autocast(self.device.type, torch.bfloat16, cache_enabled=not self.graphed):
+            loss = self.loss(*batch_2BT)
         loss.backward()
         nn.utils.clip_grad_norm_(self.parameters, 1.0, foreach=True)
         self.optimizer.step()
@@ -124,34 +156,35 @@ class Step:
 
 def candidates(device: str, scale: str, *, with_peers: bool) -> Iterator[Candidate]:
     """Everything that can be timed on the device."""
-    if device == "cpu":
-        for name in CPU_MODELS:
-            yield Candidate(name, "eager", partial(WithLoss, name, scale))
-        return
-    for name, mode in CUDA_MODELS:
-        yield Candidate(name, mode, partial(WithLoss, name, scale))
+    ours = CUDA_MODELS if device == "cuda" else tuple((name, "eager") for name in CPU_MODELS)
+    for name, mode in ours:
+        yield Candidate(name, mode, partial(OwnStep, name, scale, mode, device))
     for peer in peers.MODELS if with_peers else ():
         lacking = peers.missing(peer.needs)
         if lacking:
             print(f"{peer.name} is left out: not installed: {', '.join(lacking)}")
             continue
+        build = partial(peer.build, model_config(HYBRID, scale), LENGTH)
         for mode in peer.modes:
-            yield Candidate(peer.name, mode, partial(peer.build, model_config(HYBRID, scale), LENGTH), peer=True)
+            yield Candidate(peer.name, mode, partial(PeerStep, build, mode, device), peer=True)
+
+
+def make_tokens(count: int) -> Tokens:
+    """Token ids whose frequencies fall as those of words do: a gradient of an embedding depends on repetitions."""
+    frequencies = 1 / (np.arange(NOMINAL_VOCAB_SIZE) + 2.7)
+    generator = np.random.Generator(np.random.Philox(key=0))
+    return generator.choice(NOMINAL_VOCAB_SIZE, count, p=frequencies / frequencies.sum()).astype(np.uint16)
 
 
 def make_batches(device: str) -> list[Batch]:
-    """Token ids whose frequencies fall as those of words do: a gradient of an embedding depends on repetitions."""
-    generator = torch.Generator().manual_seed(0)
-    frequencies = 1 / (torch.arange(NOMINAL_VOCAB_SIZE, dtype=torch.float64) + 2.7)
-    shape = (BATCHES, ROWS[device], LENGTH + 1)
-    drawn = torch.multinomial(frequencies, BATCHES * ROWS[device] * (LENGTH + 1), replacement=True, generator=generator)
-    tokens = drawn.view(shape).to(device)
-    return [(one[:, :-1].contiguous(), one[:, 1:].contiguous()) for one in tokens]
+    """A few batches ``[B,T]`` of inputs and targets."""
+    tokens = make_tokens(BATCHES * ROWS[device] * (LENGTH + 1)).reshape(BATCHES, ROWS[device], LENGTH + 1)
+    return [(one[:, :-1], one[:, 1:]) for one in tokens]
 
 
-def make_step(candidate: Candidate, device: str) -> Step:
+def make_step(candidate: Candidate) -> Step:
     torch.manual_seed(0)
-    return Step(candidate.build(), candidate.mode, device)
+    return candidate.build()
 
 
 def measure(chosen: Sequence[Candidate], device: str, scale: str, rounds: int) -> list[Row]:
@@ -160,11 +193,11 @@ def measure(chosen: Sequence[Candidate], device: str, scale: str, rounds: int) -
     steps: dict[str, Step] = {}
     prepared: dict[str, float] = {}
     failed: list[Row] = []
-    case = f"{scale} B{ROWS[device]} T{LENGTH} V{NOMINAL_VOCAB_SIZE} {'bf16' if device == 'cuda' else 'fp32'}"
+    case = _case(scale, device)
     for candidate in chosen:
         begin = time.perf_counter()
         try:
-            step = make_step(candidate, device)
+            step = make_step(candidate)
             for index in range(WARMUP):
                 step(batches[index % BATCHES])
             if device == "cuda":
@@ -225,6 +258,64 @@ def measure(chosen: Sequence[Candidate], device: str, scale: str, rounds: int) -
     return rows + failed
 
 
+class _Arrivals:
+    """A progress that notes when the rows of so many more steps are there: a GPU's are read together."""
+
+    def __init__(self) -> None:
+        self.times_s: dict[int, float] = {}
+
+    def begin(self, total: int, done: int) -> None:
+        """Nothing: the first steps also pay for what is made once."""
+
+    def update(self, step: int, note: str) -> None:
+        self.times_s[step] = time.perf_counter()
+
+    def end(self) -> None:
+        """Nothing."""
+
+
+def measure_loop(scale: str, device: str) -> Row:
+    """The row of ``harness.train`` training the hybrid: without evaluations and probes, which have their own pace."""
+    keys = {
+        "train.steps": LOOP_STEPS, "train.warmup_steps": 0, "train.decay_fraction": 0, "train.checkpoint_steps": [],
+        "train.save_every": 10 * LOOP_STEPS, "eval.every_steps": 10 * LOOP_STEPS, "eval.tokens": LENGTH,
+        "eval.final_tokens": LENGTH,
+    }  # fmt: skip
+    config = load_preset(scale, [f"{key}={value}" for key, value in keys.items()])
+    arrivals = _Arrivals()
+    torch.manual_seed(0)
+    model = get_model(HYBRID, scale).to(device)
+    mode = choose(model, config.train, device).mode
+    with tempfile.TemporaryDirectory(prefix="benchmark-loop-") as directory:
+        train(model, _made_up_corpus(), config, Path(directory), seed=0, device=device, progress=arrivals)
+    rows = _CUDA_ROWS if device == "cuda" else 1
+    marks = [arrivals.times_s[step] for step in range(LOOP_WARMUP, LOOP_STEPS + 1, rows)]
+    summary = timing.summary([1e3 * (now - before) / rows for before, now in pairwise(marks)])
+    tokens: int = getattr(config.train.batch_tokens, device)
+    return Row(
+        benchmark="step",
+        case=_case(scale, device),
+        candidate=HYBRID,
+        part="loop",
+        mode=mode,
+        tokens_per_s=tokens / summary["median_ms"] * 1e3,
+        details={"num_params": sum(parameter.numel() for parameter in model.parameters())},
+        **summary,
+    )
+
+
+def _made_up_corpus() -> TokenDataset:
+    def split(count: int) -> Split:
+        return Split(make_tokens(count), np.array([0, count]), ("made up",), 0)
+
+    hashes = {"corpus_sha256": "0" * 64, "tokenizer_sha256": "0" * 64}
+    return TokenDataset("made up", split(2**21), split(2**14), NOMINAL_VOCAB_SIZE, embedded=False, **hashes)
+
+
+def _case(scale: str, device: str) -> str:
+    return f"{scale} B{ROWS[device]} T{LENGTH} V{NOMINAL_VOCAB_SIZE} {'bf16' if device == 'cuda' else 'fp32'}"
+
+
 def _reference(ran: Sequence[Candidate]) -> Candidate | None:
     """Whom the others are compared with: the best a peer's hybrid does, else the eager GPT-2 of ours."""
     wanted = (peers.MODELS[0].name, "graphed"), ("GPT2", "eager")
@@ -279,7 +370,7 @@ def _started(row: Row, candidate: Candidate, device: str, scale: str, environmen
 def start(candidate: Candidate, device: str, began: float) -> dict[str, float]:
     """Seconds since ``began`` (of the clock of the world): at the end of imports, of building, of two steps."""
     phases = {"imported_s": time.time() - began}
-    step = make_step(candidate, device)
+    step = make_step(candidate)
     phases["built_s"] = time.time() - began
     batches = make_batches(device)
     for index in range(SETTLED):
@@ -318,7 +409,8 @@ def step_lines(rows: Sequence[Row]) -> list[Line]:
         seen = [str(row.details.get(name, "")) for name in ("kernels_per_step", "gpu_busy_ms", "gpu_busy_share")]
         times = (f"{row.median_ms:.2f}", f"{row.spread_ms:.2f}", f"{row.tokens_per_s:,.0f}")
         compared = "" if row.ratio is None else f"{row.ratio:.2f}x {row.ratio_to}"
-        lines.append((row.candidate, row.mode, f"{row.details['num_params']:,}", *times, *seen, compared))
+        name = row.candidate if row.part == "step" else f"{row.candidate}, the training loop"
+        lines.append((name, row.mode, f"{row.details['num_params']:,}", *times, *seen, compared))
     return lines
 
 
@@ -342,11 +434,18 @@ def run(options: argparse.Namespace) -> Record:
     cpu = {"threads": str(options.threads)} if device == "cpu" else {}
     chosen_backends = {op: choice["backend"] for op, choice in kernels.backends.describe(device).items()}
     found = record.begin("step", device, backends=json.dumps(chosen_backends), **cpu)
-    for rows in starts(chosen, device, scale) if options.cold else [measure(chosen, device, scale, options.rounds)]:
+    for rows in starts(chosen, device, scale) if options.cold else _steps(chosen, options):
         found = found.with_rows(rows)
         if options.json:
             record.write(found, options.json)
     return found
+
+
+def _steps(chosen: Sequence[Candidate], options: argparse.Namespace) -> Iterator[list[Row]]:
+    yield measure(chosen, options.device, options.scale, options.rounds)
+    if options.device == "cuda" and re.search(options.only, f"{HYBRID}, loop"):
+        timing.release()
+        yield [measure_loop(options.scale, options.device)]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -363,6 +462,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = record.parse(parser, arguments)
     options.scale = options.scale or SCALES[options.device]
     options.rounds = options.rounds or ROUNDS[options.device]
+    if options.scale not in PRESETS:
+        parser.error(f"--scale {options.scale}: there is no such size; allowed: {', '.join(PRESETS)}")
     if options.device == "cpu":
         torch.set_num_threads(options.threads)
     if options.start:

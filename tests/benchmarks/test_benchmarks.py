@@ -1,6 +1,7 @@
 """How the benchmarks take and keep times; on a CPU with operations that are quick, on a GPU with graphs."""
 
 import sys
+import time
 
 import pytest
 import torch
@@ -156,8 +157,6 @@ def test_steps_and_starts_are_timed_from_the_command_line(tmp_path, capsys, monk
         "1",
         "--threads",
         "1",
-        "--scale",
-        "1.2M",
         "--only",
         "GPT2",
         "--json",
@@ -211,15 +210,48 @@ def test_on_a_gpu_rows_have_both_modes_and_floors():
     assert all(0 < row.floor_ms < row.median_ms for row in rows)
 
 
+@pytest.mark.slow
+def test_the_training_loop_is_timed_step_by_step(monkeypatch):
+    monkeypatch.setattr(step_times, "LOOP_STEPS", 3)
+    monkeypatch.setattr(step_times, "LOOP_WARMUP", 1)
+    threads = torch.get_num_threads()
+    try:
+        row = step_times.measure_loop("3.5M", "cpu")
+    finally:
+        torch.set_num_threads(threads)
+    assert (row.part, row.mode, row.repeats) == ("loop", "eager", 2)
+    assert row.tokens_per_s == pytest.approx(512 / row.median_ms * 1e3)
+
+
+@pytest.mark.slow
+def test_a_start_tells_its_phases_in_order(monkeypatch):
+    monkeypatch.setattr(step_times, "SETTLED", 2)
+    [candidate] = [one for one in step_times.candidates("cpu", "3.5M", with_peers=False) if one.name == "GPT2"]
+    phases = step_times.start(candidate, "cpu", time.time() - 1)
+    assert list(phases) == ["imported_s", "built_s", "first_step_s", "step_2_s"]
+    assert list(phases.values()) == sorted(phases.values())
+    assert phases["imported_s"] >= 1
+
+
 @pytest.mark.gpu
 @GPU
 @pytest.mark.parametrize("mode", ["eager", "graphed"])
-def test_a_step_trains(mode):
-    step = step_times.make_step(step_times.Candidate("GPT2", mode, lambda: step_times.WithLoss("GPT2", "1.2M")), "cuda")
-    batch = step_times.make_batches("cuda")[0]
-    with torch.no_grad():
-        before = float(step.module(*batch))
-        for _ in range(30):
-            with torch.enable_grad():
-                step(batch)
-        assert float(step.module(*batch)) < before - 1
+def test_the_step_of_a_peer_trains(mode):
+    class Bigrams(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table = torch.nn.Embedding(step_times.NOMINAL_VOCAB_SIZE, 64)
+
+        def forward(self, tokens_BT, targets_BT):
+            logits = self.table(tokens_BT) @ self.table.weight.T
+            return torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets_BT.flatten())
+
+    step = step_times.PeerStep(Bigrams, mode, "cuda")
+    before = [parameter.detach().clone() for parameter in step.parameters]
+    batches = step_times.make_batches("cuda")
+    for batch in batches[:2]:
+        step(batch)
+    assert not any(torch.equal(p, old) for p, old in zip(step.parameters, before, strict=True))
+    held = [parameter.detach().clone() for parameter in step.parameters]
+    step(batches[2])
+    assert not any(torch.equal(p, old) for p, old in zip(step.parameters, held, strict=True))

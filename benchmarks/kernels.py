@@ -26,7 +26,7 @@ from benchmarks import peers, record, timing
 from benchmarks.peers import Inputs, Operation, Outputs
 from benchmarks.record import Line, Record, Row
 from kernels import backends
-from kernels.cpu.build import compiler_version
+from kernels.jit_build import compiler_version
 from kernels.parity import rms_error
 
 FORWARD, BOTH = "forward", "forward+backward"

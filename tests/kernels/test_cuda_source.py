@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from emulated_wkv6 import CHUNK, emulated_wkv6
 
 from kernels import parity
 from kernels.cpu import build as building
-from emulated_wkv6 import CHUNK, emulated_wkv6
 
 if building.compiler_version() is None:
     pytest.skip("no C++ compiler found: install g++ or set CXX", allow_module_level=True)

@@ -1,5 +1,7 @@
 """Known answers of G0: what the oracles must give where a pencil suffices, and an error that parity must see."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -32,6 +34,18 @@ def _final_state(k_BTHK: Tensor, v_BTHV: Tensor, log_w_BTHK: Tensor) -> Tensor:
 
 
 @known_answer("G0")
+def wkv6_with_constant_decay_sums_powers_of_it() -> None:
+    """With w = 1/2 everywhere the state is the sum of k_t^T v_t / 2^(T-1-t), exact in binary."""
+    places = torch.arange(LENGTH, dtype=torch.float64)
+    k, v = places % 3 + 1, 5 - places % 2
+    expected = (k * v * 0.5 ** (LENGTH - 1 - places)).sum()
+    k_BTHK, v_BTHV = (t[None, :, None, None] * torch.eye(4, dtype=torch.float64)[0] for t in (k, v))
+    log_w_BTHK = torch.full((1, LENGTH, 1, 4), -math.log(2), dtype=torch.float64)
+    state_BHKV = _final_state(k_BTHK, v_BTHV, log_w_BTHK)
+    assert abs(float(state_BHKV[0, 0, 0, 0] - expected)) < 1e-13, "a constant decay must sum powers of it"
+
+
+@known_answer("G0")
 def ssd_with_constant_input_sums_a_geometric_series() -> None:
     """With x = B = C = 1 and dt = 1 the state is 1 + a + a^2 + ..., a = exp(A)."""
     ones = torch.ones(1, LENGTH, 1, 1, dtype=torch.float64)
@@ -47,5 +61,8 @@ def parity_sees_an_error_of_one_part_in_a_thousand() -> None:
     """The relative error is relative, and NaN is no agreement."""
     expected = torch.tensor([3.0, 4.0])
     assert abs(rms_error(expected * 1.001, expected) - 1e-3) < 1e-6
+    # 8 significant bits: between 1 and 2 the error is uniform within half of 2^-7
+    rounded = torch.linspace(1, 2, 4097, dtype=torch.float64)
+    assert abs(rms_error(rounded.bfloat16(), rounded) - 2**-7 / math.sqrt(12) / math.sqrt(7 / 3)) < 2e-5
     poisoned = rms_error(torch.tensor([3.0, float("nan")]), expected)
     assert poisoned != poisoned, "a NaN must not pass for agreement"

@@ -27,6 +27,17 @@ def configure_cpu(threads: int) -> None:
 
 
 @functools.cache
+def configure_cuda() -> None:
+    """Give every thread of this process that computes on the GPU its CUDA context.
+
+    Autograd runs backward passes on a GPU in a thread of its own. Such a thread gets its context with the first kernel
+    that it launches, and torch warns if it asks cuBLAS for a product before that: so here it launches one.
+    """
+    one = torch.ones(1, device="cuda", requires_grad=True)
+    torch.autograd.backward((one * one).sum())
+
+
+@functools.cache
 def retain_memory() -> None:
     """Tell glibc not to give large blocks back to the system; elsewhere nothing happens.
 

@@ -73,6 +73,7 @@ def pytest_groundthink_trainings(settings: Settings, recipes: Sequence[str]) -> 
 def bench(settings: Settings):
     """The subject on its data: builds fresh models, gives trained runs from the store."""
     bench = _bench(settings)
+    bench.configure_device()
     with bench.planted_defects():
         yield bench
 

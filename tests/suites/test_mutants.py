@@ -20,6 +20,10 @@ STUDY_LONGER = tuple(f"train.steps={LATE_STEP + 10}" if option == "train.steps=1
 # mutant -> the metric that must see it, the tests to select, and the size of the run
 SEEN_BY = {
     "dropped_state_gradient": ("parity_error", "g0 and oracle and wkv6", SHORT),
+    "silent_reference": ("launched", "g0 and chosen_backends", SHORT),
+    "ignored_initial_state": ("carry_error", "g0 and in_parts and wkv6", SHORT),
+    "unwritten_tail": ("parity_error", "g0 and oracle and wkv6", SHORT),
+    "unrepeatable_gradient": ("deterministic", "g0 and same_bits", SHORT),
     "acausal": ("causality_leak", "g1 and later_one", SHORT),
     "batch_leak": ("batch_leak", "g1 and another_one", SHORT),
     "state_not_carried": ("carry_logits_error", "g1 and carried", SHORT),

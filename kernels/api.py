@@ -18,13 +18,16 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
 from kernels import backends
+from kernels.packages.mamba2 import mamba2_mamba_ssm
 from kernels.shapes import KernelInputError, bind
 
 __all__ = [
     "KernelInputError",
     "causal_conv1d",
     "cross_entropy",
+    "fuses_mamba2",
     "gated_rms_norm",
+    "mamba2",
     "rms_norm",
     "selective_scan",
     "ssd",
@@ -32,6 +35,9 @@ __all__ = [
 ]
 
 ACTIVATIONS = (None, "silu")
+
+# The operations that ``mamba2`` is made of, and the backend of each in whose place it may stand
+_MAMBA2 = {"causal_conv1d": "causal_conv1d", "ssd": "mamba_ssm", "gated_rms_norm": "torch"}
 
 
 def wkv6(
@@ -133,6 +139,60 @@ def causal_conv1d(
     (x,) = _values(backend, dtype, x_BTC)
     y_BTC, final_BCw = function(x, weight_Cw.to(dtype), bias_C.to(dtype), state, activation)
     return y_BTC.to(x_BTC.dtype), final_BCw
+
+
+def fuses_mamba2(zxBCdt_BTJ: Tensor, num_channels: int) -> bool:
+    """Whether ``mamba2`` can run on this projection, whose convolution has ``num_channels``.
+
+    It can on a GPU where mamba-ssm and causal-conv1d run each part by itself. Where a part is forced to another
+    backend, or something is planted in it (``backends.force``, ``backends.wrap``), it must not: the part would not run.
+    """
+    device = zxBCdt_BTJ.device
+    if device.type != "cuda" or zxBCdt_BTJ.dtype == torch.float64 or num_channels % 8:
+        return False
+    if any(backends.altered(op) for op in _MAMBA2):
+        return False
+    if torch.compiler.is_compiling():
+        return all(backends.traced(op, device.type)[0].name == name for op, name in _MAMBA2.items())
+    return all(backends.select(op, device.type).name == name for op, name in _MAMBA2.items())
+
+
+def mamba2(
+    zxBCdt_BTJ: Tensor,
+    conv_weight_Cw: Tensor,
+    conv_bias_C: Tensor,
+    dt_bias_H: Tensor,
+    A_H: Tensor,
+    D_H: Tensor,
+    norm_weight_I: Tensor,
+    eps: float,
+    num_groups: int,
+) -> Tensor:
+    r"""Mamba-2 between its projections, from no state and without a final one: three operations and what joins them.
+
+        z, xBC, dt = zxBCdt                      columns in this order; those after them are padding and are not read
+        x, B, C = silu(conv(xBC))
+        y = gated_rms_norm(ssd(x, softplus(dt + dt_bias), A, B, C) + D x, z)
+
+    Where ``fuses_mamba2`` says so, and nowhere else. The parts count as called: their kernels are what runs.
+
+    Returns ``y [B,T,I]``. Raises ``KernelInputError`` when shapes do not fit.
+    Source: Dao & Gu, arXiv:2405.21060, section 7.1.
+    """
+    named = {"zxBCdt_BTJ": zxBCdt_BTJ, "conv_weight_Cw": conv_weight_Cw, "conv_bias_C": conv_bias_C}
+    named |= {"dt_bias_H": dt_bias_H, "A_H": A_H, "D_H": D_H, "norm_weight_I": norm_weight_I}
+    size = bind("mamba2", named)
+    inner, channels, heads = size["I"], size["C"], size["H"]
+    if size["J"] < inner + channels + heads or inner % heads or (channels - inner) % (2 * num_groups):
+        raise KernelInputError(
+            f"mamba2: J={size['J']} columns must hold z (I={inner}), xBC (C={channels}) and dt (H={heads}), I be a "
+            f"multiple of H, and C - I one of twice the {num_groups} groups"
+        )
+    for op in ("causal_conv1d", "ssd"):
+        _implementation(op, zxBCdt_BTJ.device)
+    conv = conv_weight_Cw.float(), conv_bias_C.float()
+    scan = dt_bias_H.float(), A_H.float(), D_H.float()
+    return mamba2_mamba_ssm(zxBCdt_BTJ, *conv, *scan, norm_weight_I.float(), eps, inner // heads, num_groups)
 
 
 def selective_scan(

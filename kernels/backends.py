@@ -143,6 +143,61 @@ def _load_conv1d_shifted() -> Callable[..., Any]:
     return causal_conv1d_shifted
 
 
+def _load_ssd_mamba_ssm() -> Callable[..., Any]:
+    from kernels.packages import mamba2, ssd
+
+    mamba2.load()  # what stands for this operation and its neighbours together, and with it this one
+    return ssd.ssd_mamba_ssm
+
+
+def _load_conv1d_causal_conv1d() -> Callable[..., Any]:
+    from kernels.packages import conv1d
+
+    conv1d.load()
+    return conv1d.causal_conv1d_causal_conv1d
+
+
+def _load_selective_scan_mamba_ssm() -> Callable[..., Any]:
+    from kernels.packages import selective_scan
+
+    selective_scan.load()
+    return selective_scan.selective_scan_mamba_ssm
+
+
+def _package(op: str) -> Callable[[], tuple[bool, str]]:
+    def available() -> tuple[bool, str]:
+        from kernels.packages import installed
+
+        answer: tuple[bool, str] = getattr(installed, f"{op}_available")()
+        return answer
+
+    return available
+
+
+# Of every kernel of mamba-ssm that the two passes launch
+_SSD_LAUNCHES = tuple(
+    rf"\b{kernel}_kernel\b"
+    for kernel in (
+        "_chunk_cumsum_fwd",
+        "_chunk_state_fwd",
+        "_state_passing_fwd",
+        "_bmm_chunk_fwd",
+        "_chunk_scan_fwd",
+        "_chunk_scan_bwd_dstates",
+        "_state_passing_bwd",
+        "_chunk_scan_chunk_state_bwd_dx",
+        "_chunk_state_bwd_db",
+        "_chunk_scan_bwd_dc",
+        "_chunk_scan_bwd_dcb",
+        "_bmm_chunk_bwd",
+        "_chunk_scan_bwd_ddAcs_stable",
+        "_chunk_cumsum_bwd",
+    )
+)
+_CONV_LAUNCHES = (r"\bcausal_conv1d_channellast_fwd_kernel\b", r"\bcausal_conv1d_channellast_bwd_kernel\b")
+_SCAN_LAUNCHES = (r"\bselective_scan_fwd_kernel\b", r"\bselective_scan_bwd_kernel\b")
+
+
 def _launches(op: str) -> tuple[str, ...]:
     """Names of the device kernels of ours that a forward and a backward pass of ``op`` launch."""
     return rf"\b{op}_forward_kernel\b", rf"\b{op}_backward_kernel\b"
@@ -160,11 +215,29 @@ _TABLE = (
     Backend("wkv6", "chunked", _ANY, _load_wkv6_chunked, _always),
     Backend("wkv6", "reference", _ANY, _reference("wkv6"), _always),
     Backend("ssd", "cpp", _CPU, _cpp("ssd"), _compiler),
+    Backend("ssd", "mamba_ssm", _CUDA, _load_ssd_mamba_ssm, _package("ssd"), _NATIVE, _SSD_LAUNCHES),
     Backend("ssd", "chunked", _ANY, _load_ssd_chunked, _always),
     Backend("ssd", "reference", _ANY, _reference("ssd"), _always),
     Backend("causal_conv1d", "cpp", _CPU, _cpp("causal_conv1d"), _compiler),
+    Backend(
+        "causal_conv1d",
+        "causal_conv1d",
+        _CUDA,
+        _load_conv1d_causal_conv1d,
+        _package("causal_conv1d"),
+        _NATIVE,
+        _CONV_LAUNCHES,
+    ),
     Backend("causal_conv1d", "shifted", _ANY, _load_conv1d_shifted, _always),
     Backend("causal_conv1d", "reference", _ANY, _reference("causal_conv1d"), _always),
+    Backend(
+        "selective_scan",
+        "mamba_ssm",
+        _CUDA,
+        _load_selective_scan_mamba_ssm,
+        _package("selective_scan"),
+        launches=_SCAN_LAUNCHES,
+    ),
     Backend("selective_scan", "reference", _ANY, _reference("selective_scan"), _always),
     Backend("cross_entropy", "cpp", _CPU, _cpp("cross_entropy"), _compiler),
     Backend("cross_entropy", "cuda", _CUDA, _cuda("cross_entropy"), _gpu_build, _NATIVE, _launches("cross_entropy")),

@@ -4,6 +4,7 @@ B  batch                     T  positions                 H  heads
 K  RWKV-6 key size           V  RWKV-6 value size
 P  Mamba-2 head size         N  state size of Mamba-2 and Mamba-1       G  groups of heads that share B and C
 C  channels                  w  width of a convolution                  D  width of a norm
+I  inner width of Mamba-2    J  columns of its input projection, padding included
 In a loss, N counts targets and V is the vocabulary.
 
 The tensors ``B`` and ``C`` of Mamba carry the names of the paper; as suffixes the same letters mean batch and channels.

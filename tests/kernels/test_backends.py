@@ -81,7 +81,7 @@ def test_the_choice_is_made_once(fresh_choice):
     [
         ("wkv7", "cpp", r"unknown operation 'wkv7'; did you mean wkv6\? Allowed: wkv6, ssd"),
         ("ssd", "referense", r"unknown backend of ssd 'referense'; did you mean reference\?"),
-        ("ssd", "zzz", "unknown backend of ssd 'zzz'. Allowed: cpp, chunked, reference"),
+        ("ssd", "zzz", "unknown backend of ssd 'zzz'. Allowed: cpp, mamba_ssm, chunked, reference"),
     ],
 )
 def test_forcing_a_wrong_name_lists_what_is_allowed(op, name, message):

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,9 @@ from harness.step import Choice, TrainingStep, choose
 from harness.train import resolve_dtype
 from kernels import backends
 from kernels.backends import Backend
-from kernels.packages import Installed
+
+if TYPE_CHECKING:
+    from kernels.packages import Installed
 
 # The operations a branch calls, once a layer each
 OPS_OF_BRANCH = {"rwkv": ("wkv6",), "mamba": ("causal_conv1d", "ssd")}
@@ -238,7 +240,7 @@ def failed_controls(
     return missed
 
 
-def posing_stubs(parts: Iterable[Installed]) -> list[str]:
+def posing_stubs(parts: "Iterable[Installed]") -> list[str]:
     """Parts of packages that are not real, though the backend in use on a GPU is the one that runs on them."""
     posing = []
     for part in parts:

@@ -2,6 +2,7 @@
 
 import copy
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -24,7 +25,6 @@ from harness.kernel_reality import (
 )
 from harness.sufficiency import wake
 from kernels import backends
-from kernels.packages import Installed
 from kernels.parity import ParityCase
 from models import get_model
 
@@ -262,6 +262,8 @@ def test_memory_that_nothing_was_written_to_shows_only_where_it_is_poisoned(mode
 
 
 def part(kind, note=""):
+    from kernels.packages import Installed
+
     return Installed("selective_scan_cuda", "2.3.2", kind, "selective_scan", None, note)
 
 
@@ -273,4 +275,4 @@ def test_a_stub_poses_only_where_the_backend_in_use_runs_on_it(monkeypatch):
         "selective_scan runs as mamba_ssm, but selective_scan_cuda is stub: it has no fwd"
     ]
     chosen["selective_scan"] = "reference"
-    assert posing_stubs([part("stub"), Installed("triton", None, "absent", "compiles", None, "")]) == []
+    assert posing_stubs([part("stub"), replace(part("absent"), gives="compiles the kernels of mamba_ssm")]) == []

@@ -1,7 +1,12 @@
-"""What the training loop does differently on a GPU: rows read late, bfloat16, the GPU's random state."""
+"""What the training loop does differently on a GPU: rows read late, bfloat16, the GPU's random state, graphs."""
 
+import json
 import math
+import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -54,3 +59,58 @@ def test_a_divergence_is_dated_to_its_step_though_it_is_read_later(tmp_path):
     _, outcome = toy_train(tmp_path, config=config, device="cuda", patch=Poison(8, math.inf))
     assert (outcome.status, outcome.steps, outcome.reason) == ("diverged", 8, "grad_norm is inf at step 9")
     assert [row["step"] for row in read_rows(tmp_path, "step")] == list(range(1, 10))
+
+
+@pytest.fixture(scope="module")
+def hybrids(tmp_path_factory):
+    here = Path(__file__).parent
+    command = [sys.executable, str(here / "graphed_training.py"), str(tmp_path_factory.mktemp("hybrids"))]
+    environment = {**os.environ, "PYTHONPATH": str(here.parents[1])}
+    done = subprocess.run(command, env=environment, check=False, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return json.loads(done.stdout)
+
+
+def largest_difference(one, other) -> float:
+    return max(abs(a - b) for a, b in zip(one["loss"], other["loss"], strict=True))
+
+
+def test_a_hybrid_is_graphed_unless_asked_otherwise(hybrids):
+    assert [hybrids[name]["execution"] for name in ("graphed", "eager", "fp32_cpu")] == ["graphed", "eager", "eager"]
+
+
+def test_graphed_and_compiled_updates_give_the_same_bits(hybrids):
+    runs = hybrids["without_the_loop"]
+    assert runs["graphed"] == runs["compiled"]
+
+
+def test_the_same_seed_gives_the_same_bits(hybrids):
+    assert hybrids["again"] == hybrids["graphed"]
+    assert hybrids["other_seed"]["weights"] != hybrids["graphed"]["weights"]
+
+
+def test_a_graphed_training_that_was_interrupted_goes_on_bit_equal(hybrids):
+    # before, at and after the capture, which every process makes at its own third update
+    assert hybrids["resumed"] == hybrids["graphed"]
+
+
+def test_graphed_updates_train_as_eager_ones_do(hybrids):
+    graphed, eager, seed = (hybrids[name] for name in ("graphed", "eager", "other_seed"))
+    assert graphed["loss"][0] - graphed["loss"][-1] > 0.3, "there is something to compare"
+    assert largest_difference(graphed, eager) < largest_difference(seed, graphed)
+    assert largest_difference(hybrids["fp32"], hybrids["fp32_eager"]) < 1e-3
+    assert largest_difference(hybrids["accumulated"], hybrids["fp32"]) < 1e-3
+    assert graphed["update_ratio"] == pytest.approx(eager["update_ratio"], rel=0.2)
+
+
+def test_cpu_and_gpu_agree(hybrids):
+    assert largest_difference(hybrids["fp32"], hybrids["fp32_cpu"]) < 1e-3
+
+
+def test_a_graphed_divergence_is_dated_to_its_step(hybrids):
+    diverged = hybrids["diverged"]
+    assert diverged["execution"] == "graphed"
+    assert diverged["status"] == "diverged"
+    assert not math.isfinite(diverged["loss"][-1]) or "grad_norm" in diverged["reason"]
+    assert all(math.isfinite(loss) for loss in diverged["loss"][:-1])
+    assert f"at step {len(diverged['loss'])}" in diverged["reason"]

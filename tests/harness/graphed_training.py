@@ -1,0 +1,106 @@
+"""Trainings of a small hybrid on a GPU, graphed and not, as JSON: ``python graphed_training.py DIRECTORY``.
+
+A program, since torch.compile cannot trace the checks of shapes that the tests put into kernels and models.
+"""
+
+import hashlib
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+from toy import VOCAB, toy_config, toy_dataset
+
+from harness.runlog import read_rows
+from harness.runtime import seeded
+from harness.step import TrainingStep
+from harness.train import NO_PATCH, TrainingPatch, train
+from models import get_model
+
+STEPS = 50
+
+
+class SignalledBatch(TrainingPatch):
+    """Ctrl-C between two updates: the updates themselves are left alone, so they stay graphed."""
+
+    def __init__(self, step: int) -> None:
+        self.at = step
+
+    def batch(self, inputs, targets, *, seed, step):
+        if step == self.at:
+            os.kill(os.getpid(), signal.SIGINT)
+        return inputs, targets
+
+
+def weights_of(model) -> str:
+    digest = hashlib.sha256()
+    for parameter in model.parameters():
+        digest.update(parameter.detach().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def run(directory: Path, *, device="cuda", seed=3, patch=NO_PATCH, scale="1.2M", **options) -> dict:
+    """One training: its losses, its log and its weights by their hashes, and what the header says."""
+    fast = {"steps": STEPS, "lr": 2e-3, "warmup_steps": 5, "save_every": 20, "threads": 2}
+    config = toy_config({**fast, "batch_tokens": {"cpu": 512, "cuda": 512}, **options})
+    with seeded(seed):
+        model = get_model("GF-MH", scale=scale, vocab_size=VOCAB)
+    outcome = train(model, toy_dataset(), config, directory, seed=seed, device=device, patch=patch)
+    rows = read_rows(directory, "step")
+    header = read_rows(directory, "header")[0]
+    return {
+        "status": outcome.status,
+        "reason": outcome.reason,
+        "execution": header["execution"],
+        "loss": [row["loss"] for row in rows],
+        "update_ratio": [row["update_ratio_rwkv"] for row in rows if "update_ratio_rwkv" in row],
+        "log": hashlib.sha256((directory / "metrics.jsonl").read_bytes()).hexdigest(),
+        "weights": weights_of(model),
+    }
+
+
+def interrupted(directory: Path, steps: list[int]) -> dict:
+    """A training that was stopped at each of ``steps`` and taken up again."""
+    for step in steps:
+        try:
+            run(directory, patch=SignalledBatch(step))
+        except KeyboardInterrupt:
+            continue
+        raise AssertionError("the signal stops it")
+    return run(directory)
+
+
+def updates(mode: str, **options) -> dict:
+    """Rows of some updates and the weights after them, without the loop around them."""
+    config = toy_config({"steps": STEPS, "lr": 2e-3, **options}).train
+    with seeded(3):
+        model = get_model("GF-MH", scale="1.2M", vocab_size=VOCAB).cuda()
+    step = TrainingStep(model, config, dtype=torch.bfloat16, mode=mode)
+    rows = [step(*toy_dataset().training_batch(3, index, 32, 16), index) for index in range(8)]
+    found = {"rows": torch.stack(rows).tolist(), "weights": weights_of(model)}
+    step.close()
+    return found
+
+
+def main() -> None:
+    root = Path(sys.argv[1])
+    found = {
+        "graphed": run(root / "graphed"),
+        "again": run(root / "again"),
+        "eager": run(root / "eager", execution="eager"),
+        "other_seed": run(root / "other_seed", seed=4),
+        "resumed": interrupted(root / "resumed", [1, 2, 3, 30]),
+        "fp32": run(root / "fp32", dtype="float32", scale="3.5M"),
+        "fp32_eager": run(root / "fp32_eager", dtype="float32", scale="3.5M", execution="eager"),
+        "fp32_cpu": run(root / "fp32_cpu", dtype="float32", scale="3.5M", device="cpu"),
+        "accumulated": run(root / "accumulated", dtype="float32", scale="3.5M", grad_accumulation=4),
+        "diverged": run(root / "diverged", lr=1e30),
+        "without_the_loop": {mode: updates(mode) for mode in ("compiled", "graphed")},
+    }
+    sys.stdout.write(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -4,6 +4,7 @@ Nothing here is a second definition of a model: what is compiled is the layers' 
 stay opaque to the compiler. Who wants states, activations or hooks calls the model itself.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -34,7 +35,10 @@ class FusedLayers:
 
     def __call__(self, x_BTD: Tensor) -> Tensor:
         """The output of the last layer ``[B,T,D]``."""
-        with torch._dynamo.config.patch(recompile_limit=_SHAPES, accumulated_recompile_limit=_SHAPES):
+        limits = torch._dynamo.config.patch(recompile_limit=_SHAPES, accumulated_recompile_limit=_SHAPES)
+        with limits, warnings.catch_warnings():
+            # the compiler warns of what it touches itself (gradients of tensors that have none) and of exact fp32
+            warnings.simplefilter("ignore")
             for layer, weights in zip(self.layers, self._rounded(x_BTD.device.type), strict=True):
                 x_BTD = self.apply(layer, weights, x_BTD)
         return x_BTD

@@ -118,7 +118,7 @@ class StrictSelectiveScan:
         self._check(u, delta, A, B, C, D)
         check(dout.shape == u.shape, dout.dtype == u.dtype, dout.stride(2) == 1)
         check(kept.is_contiguous(), kept.shape == (*u.shape[:2], (u.shape[2] + 2047) // 2048, 2 * A.shape[1]))
-        return [*gradients(self._scan, (u, delta, A, B, C, D), dout), None]
+        return [*(t.contiguous() for t in gradients(self._scan, (u, delta, A, B, C, D), dout)), None]
 
     @staticmethod
     def _scan(u, delta, A, B, C, D):

@@ -241,6 +241,22 @@ class StatefulModel(Protocol):
         ...
 
 
+@runtime_checkable
+class CapturableModel(Protocol):
+    """A model whose training updates on a GPU may be one CUDA graph: it says how. Not one of ``HOOKS``: no check asks.
+
+    A model that inherits ``capturable_forward`` and overrides ``forward`` alone is taken for one without it.
+    """
+
+    def capturable_forward(self) -> Callable[[Tensor], Tensor]:
+        """A function that gives what ``model(tokens_BT)`` gives, for the model where it is now.
+
+        No host waits for the device in it, and what it launches depends on the shape of the tokens alone. It may be
+        compiled.
+        """
+        ...
+
+
 HOOKS = ("state", "activations", "branches", "branch_modules", "init_state", "segments")
 
 

@@ -39,14 +39,15 @@ def gradient_norms(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """``gradient_norm`` of all ``parameters`` and of each group of them; every gradient is read once."""
     grads = {id(p): p.grad for p in parameters if p.grad is not None}
-    norms = dict(zip(grads, torch._foreach_norm(list(grads.values())), strict=True))
-    members = {name: [norms[id(p)] for p in group if id(p) in norms] for name, group in groups.items()}
-    return _joint_norm(list(norms.values())), {name: _joint_norm(found) for name, found in members.items()}
+    norms = dict(zip(grads, torch._foreach_norm(list(grads.values())), strict=True)) if grads else {}
 
+    def joint(members: Sequence[nn.Parameter]) -> Tensor:
+        found = [norms[id(p)] for p in members if id(p) in norms]
+        if not found:
+            return torch.zeros((), device=parameters[0].device)
+        return torch.linalg.vector_norm(torch.stack(found))
 
-def _joint_norm(norms: Sequence[Tensor]) -> Tensor:
-    """The norm of several tensors together from the norm of each."""
-    return torch.linalg.vector_norm(torch.stack(list(norms))) if norms else torch.tensor(0.0)
+    return joint(parameters), {name: joint(members) for name, members in groups.items()}
 
 
 def gradient_summary(norms: ArrayLike, clip: float, last: int = 200) -> GradientSummary:

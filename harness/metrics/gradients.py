@@ -45,7 +45,8 @@ def gradient_norms(
         found = [norms[id(p)] for p in members if id(p) in norms]
         if not found:
             return torch.zeros((), device=parameters[0].device)
-        return torch.linalg.vector_norm(torch.stack(found))
+        norm: Tensor = torch.linalg.vector_norm(torch.stack(found))
+        return norm
 
     return joint(parameters), {name: joint(members) for name, members in groups.items()}
 

@@ -77,10 +77,15 @@ class _Found:
     case: str
     num_cases: int
 
+    @property
+    def narrow(self) -> bool:
+        """Whether the values had 16 bits."""
+        return self.dtype in NARROW
+
     def variant(self, of: Sequence[Size]) -> list[str]:
         """What tells this from the others of its operation: the size, where there are several, and a 16-bit dtype."""
         size = [str(self.size)] if len(of) > 1 else []
-        return [*size, *([str(self.dtype).removeprefix("torch.")] if self.dtype in NARROW else [])]
+        return [*size, *([str(self.dtype).removeprefix("torch.")] if self.narrow else [])]
 
 
 @dataclass(frozen=True)

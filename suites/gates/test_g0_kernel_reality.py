@@ -45,7 +45,7 @@ def compared(bench, judge):
         choice = backends.select(op, bench.device)
         judge.provenance(backend=f"{op}={choice.name}", dtype="float32")
         if choice.name == backends.REFERENCE:
-            judge.na(f"{op} runs as the reference itself here ({choice.reason}), and no model calls it")
+            judge.na(f"{op} runs as the reference itself here: there is nothing to compare it with ({choice.reason})")
         used = bench.once(("kernel sizes",), lambda: sizes_used(bench.exercised[0], bench.validation_tokens(1, 16)))
         return choice.name, sizes_to_compare(op, bench.device, used)
 
@@ -78,8 +78,13 @@ def test_every_backend_in_use_agrees_with_the_oracle(op, bench, compared, judge)
         found = parity(op, backend, device=bench.device, size=size, dtype=dtype)
         for row in found:
             case = ", ".join((f"{op} ({backend})", row.quantity, *row.variant(of=sizes)))
-            metric = "parity_error" if row.over_naive is None else "parity_error_16bit"
-            judge(metric, row.error, case=case, n=row.num_cases, note=row.case)
+            judge(
+                "parity_error_16bit" if row.narrow else "parity_error",
+                row.error,
+                case=case,
+                n=row.num_cases,
+                note=row.case,
+            )
         over_naive = {
             f"{row.quantity}, {row.naive_case}": row.over_naive for row in found if row.over_naive is not None
         }

@@ -1,6 +1,7 @@
 """G0's comparisons: each defect of a kernel shows in its number, and a sound kernel is not blamed for rounding."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -223,6 +224,9 @@ def test_a_record_names_what_tells_it_from_its_neighbours():
     row = Carry("y", torch.bfloat16, Size(32), 0.0, "", 1, "split")
     assert row.variant(of=[Size(32), Size(64)]) == ["head size 32", "bfloat16"]
     assert row.variant(of=[Size(32)]) == ["bfloat16"]
+    assert row.narrow
+    assert not replace(row, dtype=torch.float32).narrow
+    assert replace(row, dtype=torch.float32).variant(of=[Size(32)]) == []
 
 
 def test_an_oracle_that_depends_on_the_device_is_no_oracle(monkeypatch):

@@ -141,20 +141,25 @@ def causal_conv1d(
     return y_BTC.to(x_BTC.dtype), final_BCw
 
 
-def fuses_mamba2(zxBCdt_BTJ: Tensor, num_channels: int) -> bool:
-    """Whether ``mamba2`` can run on this projection, whose convolution has ``num_channels``.
+def fuses_mamba2(zxBCdt_BTJ: Tensor, inner: int, channels: int) -> bool:
+    """Whether ``mamba2`` can run on this projection: I columns of z, C of the convolution, all widths in groups of 8.
 
     It can on a GPU where mamba-ssm and causal-conv1d run each part by itself. Where a part is forced to another
     backend, or something is planted in it (``backends.force``, ``backends.wrap``), it must not: the part would not run.
     """
     device = zxBCdt_BTJ.device
-    if device.type != "cuda" or zxBCdt_BTJ.dtype == torch.float64 or num_channels % 8:
+    if device.type != "cuda" or zxBCdt_BTJ.dtype == torch.float64 or not _in_groups(zxBCdt_BTJ, inner, channels):
         return False
     if any(backends.altered(op) for op in _MAMBA2):
         return False
     if torch.compiler.is_compiling():
         return all(backends.traced(op, device.type)[0].name == name for op, name in _MAMBA2.items())
     return all(backends.select(op, device.type).name == name for op, name in _MAMBA2.items())
+
+
+def _in_groups(zxBCdt_BTJ: Tensor, inner: int, channels: int) -> bool:
+    """Whether the kernels, which read 8 channels at a time, find each part of a row at the start of a group."""
+    return zxBCdt_BTJ.shape[-1] % 8 == inner % 8 == channels % 8 == 0
 
 
 def mamba2(
@@ -187,6 +192,11 @@ def mamba2(
         raise KernelInputError(
             f"mamba2: J={size['J']} columns must hold z (I={inner}), xBC (C={channels}) and dt (H={heads}), I be a "
             f"multiple of H, and C - I one of twice the {num_groups} groups"
+        )
+    if not _in_groups(zxBCdt_BTJ, inner, channels):
+        raise KernelInputError(
+            f"mamba2: J={size['J']}, I={inner} and C={channels} must be multiples of 8; pad the projection, or run the "
+            "parts one by one where fuses_mamba2 says no"
         )
     for op in ("causal_conv1d", "ssd"):
         _implementation(op, zxBCdt_BTJ.device)

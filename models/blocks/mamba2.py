@@ -84,7 +84,7 @@ class Mamba2Mixer(Mixer):
         zxBCdt_BTJ = self.in_proj(u_BTD)
         A_H = -torch.exp(self.A_log)
         is_plain = state is None and lengths_B is None and not (observe or keep_state)
-        if is_plain and kernels.fuses_mamba2(zxBCdt_BTJ, len(self.conv_bias)):
+        if is_plain and kernels.fuses_mamba2(zxBCdt_BTJ, len(self.norm_weight), len(self.conv_bias)):
             return MixerOutput(self.out_proj(self._fused(zxBCdt_BTJ, A_H)), {})
 
         z_BTI, input_BTC, dt_BTH = torch.split(zxBCdt_BTJ[..., : sum(self.widths)], self.widths, dim=-1)

@@ -383,23 +383,30 @@ def test_rows_of_a_projection_start_at_multiples_of_16_bytes_on_a_gpu(gpu, out_f
 @pytest.mark.parametrize("op", ["causal_conv1d", "ssd", "gated_rms_norm"])
 def test_a_part_that_is_planted_or_chosen_otherwise_runs_by_itself(gpu, monkeypatch, op):
     projected = torch.randn(2, 5, 904, device="cuda", dtype=torch.bfloat16)
-    assert kernels.fuses_mamba2(projected, 512)
+    assert kernels.fuses_mamba2(projected, 384, 512)
     with backends.wrap(op, lambda kernel: kernel):
-        assert not kernels.fuses_mamba2(projected, 512)
+        assert not kernels.fuses_mamba2(projected, 384, 512)
     with backends.force(op, "reference"):
-        assert not kernels.fuses_mamba2(projected, 512)
+        assert not kernels.fuses_mamba2(projected, 384, 512)
     select = backends.select
     other = {op: backends.Choice(op, "reference", "another choice")}
     monkeypatch.setattr(backends, "select", lambda name, device: other.get(name) or select(name, device))
-    assert not kernels.fuses_mamba2(projected, 512)
+    assert not kernels.fuses_mamba2(projected, 384, 512)
 
 
 @pytest.mark.parametrize(
-    ("device", "dtype", "channels"),
-    [("cpu", torch.float32, 512), ("cuda", torch.float64, 512), ("cuda", torch.float32, 508)],
+    ("device", "dtype", "columns", "inner", "channels"),
+    [
+        ("cpu", torch.float32, 904, 384, 512),
+        ("cuda", torch.float64, 904, 384, 512),
+        ("cuda", torch.float32, 904, 384, 508),
+        ("cuda", torch.float32, 904, 380, 512),
+        ("cuda", torch.float32, 902, 384, 512),
+    ],
 )
-def test_what_the_one_operation_does_not_take_runs_part_by_part(gpu, device, dtype, channels):
-    assert not kernels.fuses_mamba2(torch.randn(2, 5, 904, device=device, dtype=dtype), channels)
+def test_what_the_one_operation_does_not_take_runs_part_by_part(gpu, device, dtype, columns, inner, channels):
+    projected = torch.randn(2, 5, columns, device=device, dtype=dtype)
+    assert not kernels.fuses_mamba2(projected, inner, channels)
 
 
 def test_a_projection_that_does_not_hold_its_parts_is_refused(gpu):
@@ -408,3 +415,5 @@ def test_a_projection_that_does_not_hold_its_parts_is_refused(gpu):
     parameters = (mixer.conv_weight, mixer.conv_bias, mixer.dt_bias, A, mixer.D, mixer.norm_weight)
     with pytest.raises(kernels.KernelInputError, match=r"mamba2: J=100 columns must hold z \(I=48\), xBC \(C=56\)"):
         kernels.mamba2(torch.randn(2, 5, 100, device="cuda"), *parameters, 1e-5, 1)
+    with pytest.raises(kernels.KernelInputError, match="J=110, I=48 and C=56 must be multiples of 8; pad the proj"):
+        kernels.mamba2(torch.randn(2, 5, 110, device="cuda"), *parameters, 1e-5, 1)

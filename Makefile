@@ -11,7 +11,7 @@ GPU_STAMP := $(GPU_VENV)/.installed
 CHECK_PYTHON = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "GroundThink needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12 tiny")'
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: tiny test check lint bench gpu clean help
+.PHONY: tiny test check lint bench gpu interpreted clean help
 
 help:  ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -49,6 +49,12 @@ $(STAMP): pyproject.toml constraints/cpu.txt
 	$(BIN)/python $(PIP_INSTALL) --constraint constraints/cpu.txt --editable '.[dev]'
 	$(BIN)/python -m kernels.cpu.build
 	touch $(STAMP)
+
+interpreted: $(STAMP)  ## add mamba-ssm's kernels for Triton's interpreter: the tests run them on the CPU, too (1 GB)
+	grep -v '^mamba' constraints/interpreted.txt > $(VENV)/interpreted.txt
+	$(BIN)/python $(PIP_INSTALL) --constraint constraints/cpu.txt --requirement $(VENV)/interpreted.txt
+	MAMBA_FORCE_BUILD=TRUE MAMBA_SKIP_CUDA_BUILD=TRUE \
+	$(BIN)/python $(PIP_INSTALL) --no-build-isolation --no-deps --no-cache-dir --requirement constraints/interpreted.txt
 
 # The packages of cuda.txt are compiled for the torch that is installed: without isolation, and without pip's cache, which
 # does not know for which torch a wheel was made. --no-deps leaves out what only models that we have not ask for.

@@ -19,6 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from kernels import backends
 from kernels.packages.mamba2 import mamba2_mamba_ssm
+from kernels.packages.ssd import fills_chunks
 from kernels.shapes import KernelInputError, bind
 
 __all__ = [
@@ -144,13 +145,14 @@ def causal_conv1d(
 def fuses_mamba2(zxBCdt_BTJ: Tensor, inner: int, channels: int) -> bool:
     """Whether ``mamba2`` can run on this projection: I columns of z, C of the convolution, all widths in groups of 8.
 
-    It can on a GPU where mamba-ssm and causal-conv1d run each part by itself. Where a part is forced to another
+    It can on a GPU where mamba-ssm and causal-conv1d run each part by itself, and where the positions fill whole chunks
+    of the scan (``kernels.packages.ssd`` says why). Where a part is forced to another
     backend, or something is planted in it (``backends.force``, ``backends.wrap``), it must not: the part would not run.
     """
     device = zxBCdt_BTJ.device
     if device.type != "cuda" or zxBCdt_BTJ.dtype == torch.float64 or not _in_groups(zxBCdt_BTJ, inner, channels):
         return False
-    if any(backends.altered(op) for op in _MAMBA2):
+    if any(backends.altered(op) for op in _MAMBA2) or not fills_chunks(zxBCdt_BTJ.shape[1], zxBCdt_BTJ.dtype):
         return False
     if torch.compiler.is_compiling():
         return all(backends.traced(op, device.type)[0].name == name for op, name in _MAMBA2.items())

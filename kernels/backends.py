@@ -215,7 +215,7 @@ _TABLE = (
     Backend("wkv6", "chunked", _ANY, _load_wkv6_chunked, _always),
     Backend("wkv6", "reference", _ANY, _reference("wkv6"), _always),
     Backend("ssd", "cpp", _CPU, _cpp("ssd"), _compiler),
-    Backend("ssd", "mamba_ssm", _CUDA, _load_ssd_mamba_ssm, _package("ssd"), _NATIVE, _SSD_LAUNCHES),
+    Backend("ssd", "mamba_ssm", _CUDA, _load_ssd_mamba_ssm, _package("ssd"), _NATIVE - {"float16"}, _SSD_LAUNCHES),
     Backend("ssd", "chunked", _ANY, _load_ssd_chunked, _always),
     Backend("ssd", "reference", _ANY, _reference("ssd"), _always),
     Backend("causal_conv1d", "cpp", _CPU, _cpp("causal_conv1d"), _compiler),

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <limits>
 #include <optional>
+#include <string>
 #include <tuple>
 #include <vector>
 
@@ -18,6 +19,16 @@
 
 namespace groundthink {
 namespace {
+
+// Messages are put together as strings, not through streams: torch's wheels bring parts of a C++ runtime of their own, and
+// a stream made by one and written by another crashed.
+std::string text(at::ScalarType dtype) { return c10::toString(dtype); }
+
+std::string text(at::IntArrayRef shape) {
+  std::string sizes;
+  for (const int64_t size : shape) sizes += (sizes.empty() ? "" : ", ") + std::to_string(size);
+  return "[" + sizes + "]";
+}
 
 // Kernels read and write 16 bytes at once.
 constexpr uintptr_t kAlignment = 16;
@@ -37,22 +48,24 @@ Dtype dtype_of(const at::Tensor& tensor, const char* op, const char* instead) {
     case at::kHalf:
       return Dtype::fp16;
     default:
-      TORCH_CHECK_VALUE(false, op, "/cuda takes float32, bfloat16 or float16, not ", tensor.scalar_type(), "; ", instead,
-                        " runs the others");
+      TORCH_CHECK_VALUE(false, std::string(op) + "/cuda takes float32, bfloat16 or float16, not " +
+                                   text(tensor.scalar_type()) + "; " + instead + " runs the others");
   }
 }
 
 int size_of(const char* name, int64_t size) {
-  TORCH_CHECK_VALUE(0 < size && size <= std::numeric_limits<int>::max(), name, " must be in 1 .. 2^31-1, but is ", size);
+  TORCH_CHECK_VALUE(0 < size && size <= std::numeric_limits<int>::max(),
+                    std::string(name) + " must be in 1 .. 2^31-1, but is " + std::to_string(size));
   return static_cast<int>(size);
 }
 
 void check(const char* name, const at::Tensor& tensor, at::IntArrayRef shape, at::ScalarType dtype,
            const at::Tensor& like) {
-  TORCH_CHECK_VALUE(tensor.device() == like.device(), name, " is on ", tensor.device(), ", but v or the logits on ",
-                    like.device());
-  TORCH_CHECK_VALUE(tensor.sizes() == shape && tensor.scalar_type() == dtype, name, " must be ", dtype, " ", shape,
-                    ", but is ", tensor.scalar_type(), " ", tensor.sizes());
+  TORCH_CHECK_VALUE(tensor.device() == like.device(), std::string(name) + " is on " + tensor.device().str() +
+                                                          ", but v or the logits on " + like.device().str());
+  TORCH_CHECK_VALUE(tensor.sizes() == shape && tensor.scalar_type() == dtype,
+                    std::string(name) + " must be " + text(dtype) + " " + text(shape) + ", but is " +
+                        text(tensor.scalar_type()) + " " + text(tensor.sizes()));
 }
 
 // Of the current device.
@@ -79,12 +92,13 @@ struct Wkv6Inputs {
   Wkv6Inputs(const at::Tensor& r_BTHD, const at::Tensor& k_BTHD, const at::Tensor& v_BTHD, const at::Tensor& log_w_BTHD,
              const at::Tensor& u_HD) {
     const char* const instead = "GROUNDTHINK_WKV6=chunked";
-    TORCH_CHECK_VALUE(r_BTHD.dim() == 4 && v_BTHD.dim() == 4, "r and v must have 4 dimensions [B,T,H,D], but are ",
-                      r_BTHD.sizes(), " and ", v_BTHD.sizes());
+    TORCH_CHECK_VALUE(r_BTHD.dim() == 4 && v_BTHD.dim() == 4,
+                      "r and v must have 4 dimensions [B,T,H,D], but are " + text(r_BTHD.sizes()) + " and " +
+                          text(v_BTHD.sizes()));
     const int64_t keys = r_BTHD.size(3), values = v_BTHD.size(3);
     TORCH_CHECK_VALUE(keys == values && (values == 32 || values == 64),
-                      "wkv6/cuda takes heads of 32 keys and 32 values, or 64 and 64, not K=", keys, " and V=", values, "; ",
-                      instead, " runs any head size");
+                      "wkv6/cuda takes heads of 32 keys and 32 values, or 64 and 64, not K=" + std::to_string(keys) +
+                          " and V=" + std::to_string(values) + "; " + instead + " runs any head size");
     shape.B = size_of("B", v_BTHD.size(0));
     shape.T = size_of("T", v_BTHD.size(1));
     shape.H = size_of("H", v_BTHD.size(2));
@@ -162,7 +176,7 @@ struct LossInputs {
   at::Tensor logits, targets;
 
   LossInputs(const at::Tensor& logits_NV, const at::Tensor& targets_N) {
-    TORCH_CHECK_VALUE(logits_NV.dim() == 2, "logits must have 2 dimensions [N,V], but are ", logits_NV.sizes());
+    TORCH_CHECK_VALUE(logits_NV.dim() == 2, "logits must have 2 dimensions [N,V], but are " + text(logits_NV.sizes()));
     rows = size_of("N", logits_NV.size(0));
     classes = size_of("V", logits_NV.size(1));
     values = dtype_of(logits_NV, "cross_entropy", "GROUNDTHINK_CROSS_ENTROPY=torch");

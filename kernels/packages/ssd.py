@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from kernels.packages.mamba_modules import combined
 from kernels.packages.opaque import define
@@ -36,10 +37,11 @@ def load() -> None:
 def ssd_mamba_ssm(
     x_BTHP: Tensor, dt_BTH: Tensor, A_H: Tensor, B_BTGN: Tensor, C_BTGN: Tensor, initial_BHPN: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Mamba-2's recurrence: see ``kernels.ssd``. x, B and C share fp32, bf16 or fp16; dt, A and the state are fp32.
+    """Mamba-2's recurrence: see ``kernels.ssd``. x, B and C share fp32 or bf16; dt, A and the state are fp32.
 
-    The state is carried from chunk to chunk in fp32. With x in 16 bits the package rounds to them the states that the
-    output is read from, and the gradients of x, B, C, y and of the initial state; in fp32 nothing is rounded.
+    The state is carried from chunk to chunk in fp32. With x in bf16 the package rounds to it the states that the
+    output is read from, and the gradients of x, B, C, y and of the initial state; in fp32 nothing is rounded. It would
+    round to fp16 in the same places, where small gradients of the initial state vanish: fp16 is cast to fp32 before.
     NaN and inf of a position reach all positions of its chunk (``chunk_length``) and those after it.
 
     Raises ``KernelInputError`` for fp64 and for more chunks than a launch takes.
@@ -75,11 +77,35 @@ def _check(x_BTHP: Tensor) -> None:
         )
 
 
+def fills_chunks(T: int, dtype: torch.dtype) -> bool:
+    """Whether ``T`` positions end where a chunk ends."""
+    return T % chunk_length(T, dtype) == 0
+
+
+def _in_whole_chunks(chunk: int, *tensors_BT: Tensor) -> list[Tensor]:
+    """With positions put before the first that write nothing and forget nothing, so that the last ends a chunk.
+
+    The package takes the decay from a position to the end of its chunk as a difference of two sums, of which the second
+    runs over the padding that it adds behind: in another order, so that it differs where the sums are large, and what
+    was written last, whose decay is 1, is off by as much (seen: 13 % at exp(dt A) = 0). Ends that coincide are one sum.
+    """
+    padding = -tensors_BT[0].shape[1] % chunk
+    if padding == 0:
+        return list(tensors_BT)
+    return [F.pad(t, [0, 0] * (t.dim() - 2) + [padding, 0]) for t in tensors_BT]
+
+
+def _last(T: int, tensor_BT: Tensor) -> Tensor:
+    """The last T positions, in memory of their own where there are others."""
+    return tensor_BT if tensor_BT.shape[1] == T else tensor_BT[:, -T:].contiguous()
+
+
 def _forward(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, initial: Tensor) -> tuple[Tensor, Tensor]:
-    y, _, _, _, _, final = combined()._mamba_chunk_scan_combined_fwd(
-        x, dt, A, B, C, chunk_length(x.shape[1], x.dtype), initial_states=initial
-    )
-    return y, final
+    T = x.shape[1]
+    chunk = chunk_length(T, x.dtype)
+    x, dt, B, C = _in_whole_chunks(chunk, x, dt, B, C)
+    y, _, _, _, _, final = combined()._mamba_chunk_scan_combined_fwd(x, dt, A, B, C, chunk, initial_states=initial)
+    return _last(T, y), final
 
 
 def _backward(
@@ -92,12 +118,15 @@ def _backward(
     dy: Tensor | None,
     dfinal: Tensor | None,
 ) -> tuple[Tensor, ...]:
+    T = x.shape[1]
+    chunk = chunk_length(T, x.dtype)
     dy = torch.zeros_like(x) if dy is None else dy
+    x, dt, B, C, dy = _in_whole_chunks(chunk, x, dt, B, C, dy)
     # where the output stands, the package wants a tensor of its shape, which it does not read: there is no gate z
     dx, ddt, dA, dB, dC, _, _, _, dinitial = combined()._mamba_chunk_scan_combined_bwd(
-        dy, x, dt, A, B, C, x, chunk_length(x.shape[1], x.dtype), initial_states=initial, dfinal_states=dfinal
+        dy, x, dt, A, B, C, x, chunk, initial_states=initial, dfinal_states=dfinal
     )
-    return dx, ddt, dA, dB, dC, dinitial.to(initial.dtype)
+    return _last(T, dx), _last(T, ddt), dA, _last(T, dB), _last(T, dC), dinitial.to(initial.dtype)
 
 
 def _fake(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, initial: Tensor) -> tuple[Tensor, Tensor]:

@@ -367,8 +367,8 @@ def make_mixer(num_heads=6):
 
 def test_without_a_state_the_mixer_is_one_operation_on_a_gpu(gpu):
     mixer = make_mixer()
-    output = mixer(torch.randn(2, 5, 24, device="cuda"), keep_state=False)
-    assert output.y.shape == (2, 5, 24)
+    output = mixer(torch.randn(2, 64, 24, device="cuda"), keep_state=False)
+    assert output.y.shape == (2, 64, 24)
     assert output.state == {}
     assert gpu == [("causal_conv1d", "causal_conv1d"), ("ssd", "mamba_ssm")]
 
@@ -382,8 +382,10 @@ def test_rows_of_a_projection_start_at_multiples_of_16_bytes_on_a_gpu(gpu, out_f
 
 @pytest.mark.parametrize("op", ["causal_conv1d", "ssd", "gated_rms_norm"])
 def test_a_part_that_is_planted_or_chosen_otherwise_runs_by_itself(gpu, monkeypatch, op):
-    projected = torch.randn(2, 5, 904, device="cuda", dtype=torch.bfloat16)
+    projected = torch.randn(2, 64, 904, device="cuda", dtype=torch.bfloat16)
     assert kernels.fuses_mamba2(projected, 384, 512)
+    unfilled = torch.randn(2, 63, 904, device="cuda", dtype=torch.bfloat16)
+    assert not kernels.fuses_mamba2(unfilled, 384, 512), "the last chunk has room"
     with backends.wrap(op, lambda kernel: kernel):
         assert not kernels.fuses_mamba2(projected, 384, 512)
     with backends.force(op, "reference"):

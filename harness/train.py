@@ -164,10 +164,14 @@ def train(
 
     Raises ``TrainError``, ``StepError``, ``CheckpointError`` and ``RunLogError``.
     """
-    job = TrainJob(model, dataset, config, directory, seed, device, patch, monitors, probe, progress)
+    return run_job(TrainJob(model, dataset, config, directory, seed, device, patch, monitors, probe, progress))
+
+
+def run_job(job: TrainJob) -> TrainOutcome:
+    """``train`` with its arguments in one."""
     configure(job)
     with (
-        seeded(seed, "train"),
+        seeded(job.seed, "train"),
         exact_float32(),
         deferred_interrupt() as interrupt,
         closing(Loop(job, interrupt).turns()) as turns,
@@ -278,8 +282,8 @@ class Loop:
             try:
                 yield from self._train()
                 return self._finish("finished", "all steps done")
-            except _Ended as ended:
-                return self._finish(ended.status, ended.reason, ended.step)
+            except _Ended as over:
+                return self._finish(over.status, over.reason, over.step)
             except CleanInterrupt:
                 self._save()
                 raise

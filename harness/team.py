@@ -14,9 +14,9 @@ from time import perf_counter
 
 import torch
 
-from harness.execution import Execution, Mode, choose
+from harness.execution import Execution, Mode, choose, read_execution
 from harness.runtime import CleanInterrupt, Interrupt, OwnRandom, deferred_interrupt
-from harness.step import exact_float32
+from harness.step import UNCAPTURED, exact_float32
 from harness.train import Loop, TrainJob, TrainOutcome, configure
 
 MOST = 4
@@ -81,14 +81,14 @@ class Member:
         """Whether it has turns left: it has not ended, and nothing was raised in it."""
         return inspect.getgeneratorstate(self.turns) != inspect.GEN_CLOSED
 
-    def turn(self) -> bool:
-        """Take a turn; whether it was nothing but a whole block of updates, still to be waited for."""
+    def turn(self) -> int:
+        """Take a turn: the updates that it was, if it was nothing else, still to be waited for; otherwise 0."""
         with self._in_place():
             try:
-                return next(self.turns) == self.loop.rows_at_once
+                return next(self.turns)
             except StopIteration as end:
                 self.outcome = end.value
-                return False
+                return 0
 
     @property
     def is_done(self) -> bool:
@@ -195,16 +195,14 @@ class Team:
         torch.cuda.reset_peak_memory_stats()
         member = Member(index, job, self.interrupt)
         self.members.append(member)
-        # the first block compiles and captures
-        while member.outcome is None and not member.turn():
-            pass
+        done = 0  # the first updates compile, the one after them captures
+        while member.outcome is None and done <= UNCAPTURED:
+            done += member.turn()
         times: list[float] = []
         for _ in range(_ROUNDS):
             if member.outcome is not None or len(times) == _MEASURED:
                 break
-            seconds, whole = _timed([member])
-            if whole:
-                times.append(seconds / member.loop.rows_at_once * 1e3)
+            times += _timed([member])
         member.alone_ms = min(times, default=None)
         self.rooms.append(_Room(torch.cuda.max_memory_reserved() - before, _size(job)))
         return member
@@ -220,9 +218,7 @@ class Team:
         """Milliseconds of an update while all members take turns; None when one ends before that is known."""
         times: list[float] = []
         for _ in range(_ROUNDS):
-            seconds, whole = _timed(self.members)
-            if whole:
-                times.append(seconds / sum(member.loop.rows_at_once for member in self.members) * 1e3)
+            times += _timed(self.members)
             if len(times) == _MEASURED or any(member.outcome is not None for member in self.members):
                 break
         return min(times) if len(times) == _MEASURED else None
@@ -234,6 +230,8 @@ class Team:
         self._leave(member)
 
     def _record(self, member: Member, mode: Mode, reason: str, at_once: int, together_ms: float | None) -> None:
+        if member.alone_ms is None and read_execution(member.job.directory) is not None:
+            return  # what was left of it was too short to measure: an earlier process has done so
         gpu = torch.cuda.get_device_name()
         Execution(mode, reason, at_once, member.alone_ms, together_ms, gpu).write(member.job.directory)
 
@@ -245,15 +243,15 @@ class Team:
         self.ended(member.index, member.outcome)
 
 
-def _timed(members: Sequence[Member]) -> tuple[float, bool]:
-    """Seconds of one turn of each, from an idle GPU to an idle GPU; and whether all were whole blocks of updates."""
+def _timed(members: Sequence[Member]) -> list[float]:
+    """Milliseconds of an update in one turn of each, from an idle GPU to an idle GPU; none if one did other things."""
     for member in members:
         member.wait()
     began = perf_counter()
-    whole = [member.turn() for member in members]
+    updates = [member.turn() for member in members]
     for member in members:
         member.wait()
-    return perf_counter() - began, all(whole)
+    return [(perf_counter() - began) * 1e3 / sum(updates)] if all(updates) else []
 
 
 def _against_sharing(member: Member) -> str | None:

@@ -224,8 +224,7 @@ class Loop:
 
     It expects what ``train`` arranges: torch's random state is the training's own, and fp32 products are exact.
 
-    choice        how it takes its updates
-    rows_at_once  updates of a whole turn
+    choice  how it takes its updates
     """
 
     def __init__(self, job: TrainJob, interrupt: Interrupt) -> None:
@@ -329,25 +328,33 @@ class Loop:
         self.model.train()
         while True:
             if self.step % config.eval.every_steps == 0 and self.evaluated_step != self.step:
+                yield from self._queued()
                 self._evaluate()
                 yield 0
             if self.probe is not None and self.probed_step != self.step and self._probe_is_due():
+                yield from self._queued()
                 self._look_inside(self.probe)
                 yield 0
             if self.step == config.train.steps:
-                self._drain()
+                yield from self._queued()
                 return
             if self.step in config.train.checkpoint_steps:
-                self._drain()
+                yield from self._queued()
                 save_weights(self.model, checkpoint_directory(self.directory, self.step))
             if self.step % config.train.save_every == 0 and self.step > 0:
+                yield from self._queued()
                 self._save()
                 yield 0
             self._update()
             if len(self.pending) >= self.rows_at_once:
-                yield len(self.pending)
-                self._drain()
+                yield from self._queued()
             self._pause()
+
+    def _queued(self) -> Generator[int, None, None]:
+        """The end of a turn of updates that the device may still be busy with, and at the next the reading of them."""
+        if self.pending:
+            yield len(self.pending)
+            self._drain()
 
     def _pause(self) -> None:
         """Where Ctrl-C takes effect."""
@@ -396,7 +403,6 @@ class Loop:
                 raise _Ended("stopped", self.step, f"{event.criterion}: {event.evidence}")
 
     def _evaluate(self) -> None:
-        self._drain()
         row = self._evaluation("eval", self.config.eval.tokens)
         self.evaluated_step = self.step
         self._log(row)
@@ -411,7 +417,6 @@ class Loop:
         )
 
     def _look_inside(self, probe: Probe) -> None:
-        self._drain()
         with observing(self.model):
             row = {"kind": "probe", "step": self.step, **probe(self.model)}
         words = summary(row)

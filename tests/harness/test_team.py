@@ -287,6 +287,15 @@ def test_a_short_training_is_told_of_too(tmp_path, gpu_of_a_sort):
     assert read_execution(tmp_path).reason == "it was too short to measure it"
 
 
+def test_what_was_measured_before_an_interruption_is_kept(tmp_path, gpu_of_a_sort):
+    with pytest.raises(KeyboardInterrupt):
+        toy_train(tmp_path, patch=SignalPatch(18, signal.SIGINT))
+    before = Execution("together", "3 at once", 3, 9.0, 7.5, "a GPU")
+    before.write(tmp_path)
+    train_together([functools.partial(toy_job, tmp_path)], lambda index, outcome: None)
+    assert read_execution(tmp_path) == before
+
+
 def test_own_random_states_do_not_mix():
     one, two = OwnRandom(1, "train"), OwnRandom(2, "train")
     drawn = {1: [], 2: []}

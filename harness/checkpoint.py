@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from harness.errors import HarnessError
 from harness.hashing import canonical_json, sha256_file
 from harness.optim import named_states
+from harness.runtime import random_states, restore_random_states
 
 MODEL, OPTIMIZER, TRAINING, MANIFEST = "model.safetensors", "optimizer.safetensors", "training.json", "manifest.json"
 _NAMED_IN_ERRORS = 5
@@ -45,7 +46,7 @@ def save_training(
     """Write everything that a training needs to go on as if it had never stopped. ``training`` is JSON."""
     files = {
         MODEL: save_tensors(_unique_tensors(model)),
-        OPTIMIZER: save_tensors({**_optimizer_tensors(model, optimizer), **_random_states()}),
+        OPTIMIZER: save_tensors({**_optimizer_tensors(model, optimizer), **random_states()}),
         # a monitor may hold an infinity, which canonical JSON refuses
         TRAINING: json.dumps(training, sort_keys=True).encode(),
     }
@@ -67,7 +68,7 @@ def load_training(
         raise CheckpointError(f"{directory}: the checkpoint of another training ({pairs}); use another directory")
     _load_into(model, _read_tensors(directory / MODEL), directory / MODEL)
     tensors = _read_tensors(directory / OPTIMIZER)
-    _restore_random_states({name: tensors.pop(name) for name in list(tensors) if name.startswith("random.")})
+    restore_random_states({name: tensors.pop(name) for name in list(tensors) if name.startswith("random.")})
     _restore_optimizer(model, optimizer, tensors, directory / OPTIMIZER)
     return training
 
@@ -259,17 +260,3 @@ def _restore_optimizer(
             raise CheckpointError(f"{path}: has {key} of {name}, which this model lacks; it belongs to another model")
         # AdamW's own loader converts moments to the parameter's dtype; device is all that may differ here
         optimizer.state[parameters[name]][key] = tensor.to(parameters[name].device)
-
-
-def _random_states() -> dict[str, Tensor]:
-    """Torch's generators. Nothing in the loop draws from NumPy's or Python's global ones."""
-    states = {"random.cpu": torch.get_rng_state()}
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        states["random.cuda"] = torch.cuda.get_rng_state()
-    return states
-
-
-def _restore_random_states(states: Mapping[str, Tensor]) -> None:
-    torch.set_rng_state(states["random.cpu"])
-    if "random.cuda" in states:
-        torch.cuda.set_rng_state(states["random.cuda"])

@@ -6,12 +6,13 @@ import hashlib
 import platform
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
 import torch
+from torch import Tensor
 
 # mallopt parameters, from glibc's malloc.h
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
@@ -59,11 +60,48 @@ def seeded(seed: int, stream: str = "init") -> Iterator[None]:
 
     ``stream`` separates what must not share draws: ``init`` builds a model, ``train`` serves dropout in training.
     """
-    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
-    with torch.random.fork_rng(devices=devices):
+    with torch.random.fork_rng(devices=_seeded_devices()):
         digest = hashlib.sha256(f"{stream}:{seed}".encode()).digest()
         torch.manual_seed(seed if stream == "init" else int.from_bytes(digest[:8], "big") >> 1)
         yield
+
+
+def _seeded_devices() -> list[int]:
+    """The GPUs whose random state belongs to this process's."""
+    return [torch.cuda.current_device()] if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
+
+
+def random_states() -> dict[str, Tensor]:
+    """Torch's generators, by names that begin with ``random.``. Nothing draws from NumPy's or Python's global ones."""
+    states = {"random.cpu": torch.get_rng_state()}
+    if _seeded_devices():
+        states["random.cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def restore_random_states(states: Mapping[str, Tensor]) -> None:
+    """Put back what ``random_states`` gave."""
+    torch.set_rng_state(states["random.cpu"])
+    if "random.cuda" in states:
+        torch.cuda.set_rng_state(states["random.cuda"])
+
+
+class OwnRandom:
+    """The random state of one of several trainings that take turns in a process; at first that of ``seeded``."""
+
+    def __init__(self, seed: int, stream: str) -> None:
+        with seeded(seed, stream):
+            self.states = random_states()
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Torch's random state is this one inside, and what was drawn is remembered; outside it is as it was."""
+        with torch.random.fork_rng(devices=_seeded_devices()):
+            restore_random_states(self.states)
+            try:
+                yield
+            finally:
+                self.states = random_states()
 
 
 class CleanInterrupt(KeyboardInterrupt):

@@ -37,7 +37,7 @@ Hook = Callable[[nn.Module, int], None]
 
 # Updates of a process before its graph is captured. The first compiles the layers and makes the optimizer's state, the
 # second finds the memory as every later one will.
-_UNCAPTURED = 2
+UNCAPTURED = 2
 
 # Operations whose reference walks position by position: as a graph that would be thousands of kernels a layer.
 _WALKED = ("wkv6", "ssd")
@@ -208,7 +208,7 @@ class _Captured:
 
     def __call__(self, given: Tensor) -> Tensor:
         self.held.copy_(given)
-        if self.uncaptured < _UNCAPTURED:
+        if self.uncaptured < UNCAPTURED:
             self.uncaptured += 1
             return self._on_own_stream()
         if self.graph is None:

@@ -11,14 +11,14 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from harness.errors import HarnessError
 from harness.hashing import canonical_json, sha256_file, sha256_json
@@ -92,8 +92,55 @@ class Store:
                 with FileLock(_beside(path, LOCK)):
                     # another process may have built it while this one waited
                     if not path.is_dir():
-                        self._build(path, fields, build, resumable)
+                        build(self._begin(path, resumable))
+                        self._publish(path, fields)
         return self.sound(path)
+
+    def get_or_build_all(
+        self,
+        kind: str,
+        all_key_fields: Sequence[Mapping[str, Any]],
+        build: Callable[[Mapping[int, Path], Callable[[int], None]], None],
+        *,
+        resumable: bool = False,
+    ) -> list[Entry]:
+        """The entries for several ``key_fields``, in order; ``build`` fills the directories of those that are absent.
+
+        It is given directories by index and a function to call with the index of each as soon as that one is filled:
+        then it is stored, whatever becomes of the others. Entries that another process builds are left to it and waited
+        for; should it fail, ``build`` is called again with one of them. The rest is as ``get_or_build`` says.
+        """
+        all_fields = [dict(fields) for fields in all_key_fields]
+        paths = [self.path_of(kind, fields) for fields in all_fields]
+        with ExitStack() as stack:
+            locks: dict[int, FileLock] = {}
+            for index, path in enumerate(paths):
+                if not path.is_dir() and path not in paths[:index]:
+                    with self._explained(path), suppress(Timeout):
+                        path.parent.mkdir(parents=True, exist_ok=True)
+                        locks[index] = stack.enter_context(FileLock(_beside(path, LOCK), timeout=0))
+            directories = {}
+            for index in locks:
+                if not paths[index].is_dir():
+                    with self._explained(paths[index]):
+                        directories[index] = self._begin(paths[index], resumable)
+
+            def filled(index: int) -> None:
+                with self._explained(paths[index]):
+                    self._publish(paths[index], all_fields[index])
+                locks[index].release()
+
+            if directories:
+                with self._explained(paths[min(directories)]):
+                    build(directories, filled)
+
+        def build_one(index: int) -> Callable[[Path], None]:
+            return lambda directory: build({index: directory}, lambda _: None)
+
+        return [
+            self.get_or_build(kind, fields, build_one(index), resumable=resumable)
+            for index, fields in enumerate(all_fields)
+        ]
 
     def path_of(self, kind: str, key_fields: Mapping[str, Any]) -> Path:
         """Where the entry for ``key_fields`` is, or would be."""
@@ -122,14 +169,19 @@ class Store:
         """The directories of builds that run or were interrupted."""
         return sorted(path for path in self.root.glob(f"*/*{PARTIAL}") if path.is_dir())
 
-    def _build(self, path: Path, fields: dict[str, Any], build: Callable[[Path], None], resumable: bool) -> None:
+    def _begin(self, path: Path, resumable: bool) -> Path:
+        """The directory to build the entry at ``path`` in."""
         partial = _beside(path, PARTIAL)
         if not resumable and partial.exists():
             shutil.rmtree(partial)
         partial.mkdir(exist_ok=True)
         # a manifest here was written by a build that died before its last move: the files are what counts
         (partial / MANIFEST).unlink(missing_ok=True)
-        build(partial)
+        return partial
+
+    def _publish(self, path: Path, fields: dict[str, Any]) -> None:
+        """Store what was built for ``path``, all at once."""
+        partial = _beside(path, PARTIAL)
         files = {
             name: {"bytes": (partial / name).stat().st_size, "sha256": sha256_file(partial / name)}
             for name in sorted(_file_names(partial))

@@ -8,7 +8,8 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -74,6 +75,26 @@ NO_PATCH = TrainingPatch()
 
 Probe = Callable[[nn.Module], Mapping[str, Any]]
 """A look inside the model, logged as a ``probe`` row (``harness.probe_row``): in eval mode, without a graph."""
+
+Turns = Generator[int, None, "TrainOutcome"]
+"""A training in turns: yields the updates of a turn whose numbers are still to be read (0 after an evaluation, a probe
+or a checkpoint) and returns how it ended."""
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """One training: what ``train`` is given."""
+
+    model: nn.Module
+    dataset: TokenDataset
+    config: RunConfig
+    directory: Path
+    seed: int
+    device: str
+    patch: TrainingPatch = NO_PATCH
+    monitors: Sequence[Monitor] = ()
+    probe: Probe | None = None
+    progress: Progress | None = None
 
 
 @dataclass(frozen=True)
@@ -143,22 +164,40 @@ def train(
 
     Raises ``TrainError``, ``StepError``, ``CheckpointError`` and ``RunLogError``.
     """
-    if device not in BatchTokens.model_fields:
-        raise TrainError(f"device {device}: there is no such device; allowed: {', '.join(BatchTokens.model_fields)}")
-    directory.mkdir(parents=True, exist_ok=True)
-    if device == "cpu":
-        configure_cpu(config.train.threads)
+    return run_job(TrainJob(model, dataset, config, directory, seed, device, patch, monitors, probe, progress))
+
+
+def run_job(job: TrainJob) -> TrainOutcome:
+    """``train`` with its arguments in one."""
+    configure(job)
+    with (
+        seeded(job.seed, "train"),
+        exact_float32(),
+        deferred_interrupt() as interrupt,
+        closing(Loop(job, interrupt).turns()) as turns,
+    ):
+        while True:
+            try:
+                next(turns)
+            except StopIteration as ended:
+                outcome: TrainOutcome = ended.value
+                return outcome
+
+
+def configure(job: TrainJob) -> None:
+    """Make the directory of a training and bring its device into the state that it starts from.
+
+    Raises ``TrainError`` for a device that does not exist.
+    """
+    if job.device not in BatchTokens.model_fields:
+        allowed = ", ".join(BatchTokens.model_fields)
+        raise TrainError(f"device {job.device}: there is no such device; allowed: {allowed}")
+    job.directory.mkdir(parents=True, exist_ok=True)
+    if job.device == "cpu":
+        configure_cpu(job.config.train.threads)
     else:
         # its random state is saved and restored by seeded() only once it exists
         torch.cuda.init()  # type: ignore[no-untyped-call]
-    with seeded(seed, "train"), exact_float32(), deferred_interrupt() as interrupt:
-        loop = _Loop(model, dataset, config, directory, seed, device, patch, monitors, probe, progress, interrupt)
-        ended = read_outcome(directory)
-        if ended is None:
-            return loop.run()
-        if ended.status != "diverged":
-            load_weights(checkpoint_directory(directory, ended.steps), model)
-        return ended
 
 
 class _Ended(Exception):  # noqa: N818 (a way out of the loop, not an error)
@@ -180,27 +219,21 @@ class _Pending:
     values: Tensor
 
 
-class _Loop:
-    """The state of one training. Between two phases (evaluate, save, update) everything can be saved."""
+class Loop:
+    """The state of one training. Between two phases (evaluate, save, update) everything can be saved.
 
-    def __init__(
-        self,
-        model: nn.Module,
-        dataset: TokenDataset,
-        config: RunConfig,
-        directory: Path,
-        seed: int,
-        device: str,
-        patch: TrainingPatch,
-        monitors: Sequence[Monitor],
-        probe: Probe | None,
-        progress: Progress | None,
-        interrupt: Interrupt,
-    ) -> None:
-        self.model, self.dataset, self.config, self.directory = model.to(device), dataset, config, directory
+    It expects what ``train`` arranges: torch's random state is the training's own, and fp32 products are exact.
+
+    choice  how it takes its updates
+    """
+
+    def __init__(self, job: TrainJob, interrupt: Interrupt) -> None:
+        dataset, config, seed, device, patch = job.dataset, job.config, job.seed, job.device, job.patch
+        model = job.model.to(device)
+        self.model, self.dataset, self.config, self.directory = model, dataset, config, job.directory
         self.device, self.dtype = torch.device(device), resolve_dtype(config, device)
-        self.patch, self.monitors, self.probe = patch, monitors, probe
-        self.progress, self.interrupt = progress, interrupt
+        self.patch, self.monitors, self.probe = patch, job.monitors, job.probe
+        self.progress, self.interrupt = job.progress, interrupt
         self.batch_tokens: int = getattr(config.train.batch_tokens, device)
         self.batch_size = self.batch_tokens // config.data.seq_len
         self.choice = choose(model, config.train, device, patch.name if patch.looks_inside else "")
@@ -231,17 +264,25 @@ class _Loop:
         self.saved: tuple[int, int, int] | None = None
         self.started_s = time.monotonic()
 
-    def run(self) -> TrainOutcome:
-        """All phases in order, from wherever the directory stands."""
+    def turns(self) -> Turns:
+        """All phases in order, from wherever the directory stands, with a pause after each turn.
+
+        At a pause the device may still be busy with the turn, and nothing of the process is changed.
+        """
+        ended = read_outcome(self.directory)
+        if ended is not None:
+            if ended.status != "diverged":
+                load_weights(checkpoint_directory(self.directory, ended.steps), self.model)
+            return ended
         self.log = self._open()
         if self.progress is not None:
             self.progress.begin(self.config.train.steps, self.step)
         try:
             try:
-                self._train()
+                yield from self._train()
                 return self._finish("finished", "all steps done")
-            except _Ended as ended:
-                return self._finish(ended.status, ended.reason, ended.step)
+            except _Ended as over:
+                return self._finish(over.status, over.reason, over.step)
             except CleanInterrupt:
                 self._save()
                 raise
@@ -282,24 +323,38 @@ class _Loop:
             monitor.load_state_dict(state)
         return RunLog(self.directory, training["log"])
 
-    def _train(self) -> None:
+    def _train(self) -> Generator[int, None, None]:
         config = self.config
         self.model.train()
         while True:
             if self.step % config.eval.every_steps == 0 and self.evaluated_step != self.step:
+                yield from self._queued()
                 self._evaluate()
+                yield 0
             if self.probe is not None and self.probed_step != self.step and self._probe_is_due():
+                yield from self._queued()
                 self._look_inside(self.probe)
+                yield 0
             if self.step == config.train.steps:
-                self._drain()
+                yield from self._queued()
                 return
             if self.step in config.train.checkpoint_steps:
-                self._drain()
+                yield from self._queued()
                 save_weights(self.model, checkpoint_directory(self.directory, self.step))
             if self.step % config.train.save_every == 0 and self.step > 0:
+                yield from self._queued()
                 self._save()
+                yield 0
             self._update()
+            if len(self.pending) >= self.rows_at_once:
+                yield from self._queued()
             self._pause()
+
+    def _queued(self) -> Generator[int, None, None]:
+        """The end of a turn of updates that the device may still be busy with, and at the next the reading of them."""
+        if self.pending:
+            yield len(self.pending)
+            self._drain()
 
     def _pause(self) -> None:
         """Where Ctrl-C takes effect."""
@@ -323,8 +378,6 @@ class _Loop:
         self.pending.append(
             _Pending(self.step, learning_rate(step, config.train), (*self.update.names, *ratios), values)
         )
-        if len(self.pending) >= self.rows_at_once:
-            self._drain()
 
     def _drain(self) -> None:
         """Log the rows that wait, in order. Raises ``_Ended`` at the first that is not finite."""
@@ -350,7 +403,6 @@ class _Loop:
                 raise _Ended("stopped", self.step, f"{event.criterion}: {event.evidence}")
 
     def _evaluate(self) -> None:
-        self._drain()
         row = self._evaluation("eval", self.config.eval.tokens)
         self.evaluated_step = self.step
         self._log(row)
@@ -365,7 +417,6 @@ class _Loop:
         )
 
     def _look_inside(self, probe: Probe) -> None:
-        self._drain()
         with observing(self.model):
             row = {"kind": "probe", "step": self.step, **probe(self.model)}
         words = summary(row)

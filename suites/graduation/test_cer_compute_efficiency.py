@@ -36,6 +36,7 @@ def curves(peer_runs, finished_runs, judge):
 
 
 def test_compute_to_reach_a_loss(curves, operations, finished_runs, peer_runs, bench, judge, publish_figure):
+    from fixtures.training import clock
     from harness.learning_curve import curves_figure, flops_per_step
     from harness.metrics.efficiency import NoCommonRangeError, common_targets, compute_efficiency
 
@@ -54,10 +55,11 @@ def test_compute_to_reach_a_loss(curves, operations, finished_runs, peer_runs, b
         targets = common_targets([*reference, *subject])
     except NoCommonRangeError as error:
         judge.invalid(str(error))
-    timed = curves(lambda run: run.outcome.wall_s / run.outcome.steps)
-    clock = f"seconds on this machine ({bench.device}), evaluations included; shown only"
+    seconds_per_step, counted_seconds = clock([*peer_runs, *finished_runs])
+    timed = curves(seconds_per_step)
+    note = f"seconds on this machine ({bench.device}), {counted_seconds}; shown only"
     for loss in targets:
         case = f"to reach {loss:.3f} nats"
         found, wall = compute_efficiency(reference, subject, loss), compute_efficiency(*timed, loss)
         judge("cer", found.value, ci=found.ci, n=found.n, null_value=1, case=case)
-        judge.info("cer_wall", wall.value, ci=wall.ci, n=wall.n, null_value=1, case=case, note=clock)
+        judge.info("cer_wall", wall.value, ci=wall.ci, n=wall.n, null_value=1, case=case, note=note)

@@ -95,6 +95,89 @@ print((entry.path / "result.txt").read_text())
     assert log.read_text() == "built\n"
 
 
+def numbered(seeds):
+    return [{"seed": seed} for seed in seeds]
+
+
+def test_several_results_are_built_in_one_go_and_those_there_are_not_built_again(store):
+    store.get_or_build("run", {"seed": 2}, write_result)
+    given = []
+
+    def build(directories, filled):
+        given.append(list(directories))
+        for index, directory in directories.items():
+            (directory / "result.txt").write_text(str(index))
+            filled(index)
+
+    entries = store.get_or_build_all("run", numbered([1, 2, 3, 1]), build)
+    assert given == [[0, 2]]
+    assert [(entry.path / "result.txt").read_text() for entry in entries] == ["0", "42", "2", "0"]
+    assert [entry.fields["seed"] for entry in entries] == [1, 2, 3, 1]
+    assert store.get_or_build_all("run", numbered([3, 1]), build) == [entries[2], entries[0]]
+    assert len(given) == 1
+
+
+def test_of_several_results_those_that_are_filled_stay_when_the_rest_fails(store):
+    def build(directories, filled):
+        for directory in directories.values():
+            (directory / "half.txt").write_text("half")
+        write_result(directories[1])
+        filled(1)
+        assert [path.name for path in store.paths()] == [store.path_of("run", {"seed": 2}).name], "stored at once"
+        raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError, match="no"):
+        store.get_or_build_all("run", numbered([1, 2, 3]), build, resumable=True)
+    assert len(store.paths()) == 1
+    assert len(store.partial_paths()) == 2
+
+    def rest(directories, filled):
+        assert list(directories) == [0, 2]
+        for index, directory in directories.items():
+            assert (directory / "half.txt").is_file(), "as it was left"
+            filled(index)
+
+    assert len(store.get_or_build_all("run", numbered([1, 2, 3]), rest, resumable=True)) == 3
+
+
+SEVERAL = """
+import os, signal, sys, time
+from pathlib import Path
+from harness.store import Store
+def build(directories, filled):
+    for index, directory in directories.items():
+        time.sleep(0.3)
+        with open(sys.argv[2], "a") as log:
+            log.write(f"{seeds[index]}\\n")
+        (directory / "result.txt").write_text(str(seeds[index]))
+        filled(index)
+        if sys.argv[4:]:
+            os.kill(os.getpid(), signal.SIGKILL)
+seeds = [int(seed) for seed in sys.argv[3].split(",")]
+entries = Store(Path(sys.argv[1])).get_or_build_all("run", [{"seed": seed} for seed in seeds], build, resumable=True)
+print(*[(entry.path / "result.txt").read_text() for entry in entries])
+"""
+
+
+def test_two_processes_that_want_overlapping_results_build_each_once(store, tmp_path):
+    log = tmp_path / "log"
+    wanted = ["1,2,3", "3,2,4", "4,3,1"]
+    processes = [python(SEVERAL, str(store.root), str(log), seeds) for seeds in wanted]
+    outputs = [process.communicate(timeout=60)[0] for process in processes]
+    assert outputs == [seeds.replace(",", " ") + "\n" for seeds in wanted]
+    assert sorted(log.read_text().split()) == ["1", "2", "3", "4"]
+
+
+def test_of_several_results_a_kill_loses_none_that_was_filled(store, tmp_path):
+    log = tmp_path / "log"
+    killed = python(SEVERAL, str(store.root), str(log), "1,2", "kill")
+    killed.communicate(timeout=60)
+    assert killed.returncode == -signal.SIGKILL
+    again = python(SEVERAL, str(store.root), str(log), "1,2")
+    assert again.communicate(timeout=60)[0] == "1 2\n"
+    assert log.read_text().split() == ["1", "2"]
+
+
 def test_a_build_that_raises_stores_nothing_and_is_tried_again(store):
     def fail(directory):
         (directory / "half.txt").write_text("half")

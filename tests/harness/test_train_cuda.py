@@ -64,15 +64,20 @@ def test_a_divergence_is_dated_to_its_step_though_it_is_read_later(tmp_path):
     assert [row["step"] for row in read_rows(tmp_path, "step")] == list(range(1, 10))
 
 
-@pytest.fixture(scope="module")
-def hybrids(tmp_path_factory):
+def program(name, directory):
+    """What a program beside this file finds."""
     here = Path(__file__).parent
-    command = [sys.executable, str(here / "graphed_training.py"), str(tmp_path_factory.mktemp("hybrids"))]
+    command = [sys.executable, str(here / name), str(directory)]
     path = os.pathsep.join([str(here.parents[1]), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": path}
     done = subprocess.run(command, env=environment, check=False, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def hybrids(tmp_path_factory):
+    return program("graphed_training.py", tmp_path_factory.mktemp("hybrids"))
 
 
 def largest_difference(one, other) -> float:
@@ -118,3 +123,45 @@ def test_a_graphed_divergence_is_dated_to_its_step(hybrids):
     assert not math.isfinite(diverged["loss"][-1]) or "grad_norm" in diverged["reason"]
     assert all(math.isfinite(loss) for loss in diverged["loss"][:-1])
     assert f"at step {len(diverged['loss'])}" in diverged["reason"]
+
+
+@pytest.fixture(scope="module")
+def team(tmp_path_factory):
+    return program("team_training.py", tmp_path_factory.mktemp("team"))
+
+
+def bits(runs):
+    return [run["bits"] for run in runs]
+
+
+def test_three_seeds_at_once_have_the_bits_of_each_alone(team):
+    assert bits(team["together"]) == bits(team["alone"])
+    assert bits(team["as_measured"]) == bits(team["alone"]), "whatever was chosen"
+    assert len({run["bits"]["metrics.jsonl"] for run in team["alone"]}) == 3, "there is something to compare"
+    assert [run["ended"] for run in team["together"]] == [["finished", 160, "all steps done"]] * 3
+
+
+def test_how_they_ran_is_kept_beside_the_log(team):
+    assert [run["execution"] for run in team["alone"]] == [None] * 3
+    for run in team["together"]:
+        execution = run["execution"]
+        assert (execution["mode"], execution["at_once"]) == ("together", 3)
+        assert 0 < execution["together_ms"] < 3 * execution["alone_ms"]
+        assert "times the updates of one after another" in execution["reason"]
+    measured = [run["execution"] for run in team["as_measured"]]
+    gain = sum(run["alone_ms"] for run in measured) / 3 / measured[0]["together_ms"]
+    assert {run["mode"] for run in measured} == {"together" if gain >= 1.05 else "alone"}
+
+
+def test_a_divergence_does_not_reach_the_others(team):
+    first, diverged, last = team["beside_a_divergence"]
+    # it takes its turns with the others by then
+    assert diverged["ended"] == ["diverged", 130, "loss is nan at step 131"]
+    assert diverged["execution"]["mode"] == "together"
+    assert bits([first, last]) == bits([team["alone"][0], team["alone"][2]])
+
+
+@pytest.mark.parametrize("step", ["30", "130"])
+def test_trainings_interrupted_together_go_on_bit_equal(team, step):
+    # while the second is measured alone, and while all take turns; the clock is in the state of the loop, not in these
+    assert bits(team["resumed"][step]) == bits(team["alone"])

@@ -183,7 +183,8 @@ class Team:
         while queue:
             member = next((each for each in queue if each.is_done), queue[0])
             queue.remove(member)
-            member.turn()
+            if member.outcome is None:
+                member.turn()
             if member.outcome is None:
                 queue.append(member)
             else:

@@ -62,7 +62,7 @@ def test_inputs_that_do_not_fit_are_refused(op, changes, message):
 def test_heads_that_groups_do_not_divide_are_refused():
     inputs = parity.ParityCase("ssd", 3).inputs(head_size=4)
     three = {name: inputs[name].repeat_interleave(3, dim=2) for name in ("B_BTGN", "C_BTGN")}
-    with pytest.raises(kernels.KernelInputError, match="H=2 heads cannot share G=3 groups"):
+    with pytest.raises(kernels.KernelInputError, match="H=8 heads cannot share G=3 groups"):
         kernels.ssd(**inputs | three)
 
 

@@ -14,14 +14,17 @@ DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 CHUNK = 16
 
 
-def compiled(source, directory, *flags):
-    """The library of one emulated source, compiled once in a directory. Raises CalledProcessError."""
+def compiled(source, directory, *flags, kernels=SOURCES):
+    """The library of one emulated source, compiled once in a directory with the kernels of a folder.
+
+    Raises CalledProcessError.
+    """
     library = Path(directory) / f"{Path(source).stem}.so"
     if library.exists():
         return ctypes.CDLL(str(library))
     compiler = shutil.which("c++")
     command = [compiler, "-std=c++20", "-O1", "-g", "-shared", "-fPIC", "-DGROUNDTHINK_EMULATED", f"-I{EMULATOR}"]
-    command += [f"-I{SOURCES}", "-Wno-unknown-pragmas", "-Wno-attributes", *flags, str(source), "-o", str(library)]
+    command += [f"-I{kernels}", "-Wno-unknown-pragmas", "-Wno-attributes", *flags, str(source), "-o", str(library)]
     subprocess.run(command, check=True, capture_output=True, text=True)
     return ctypes.CDLL(str(library))
 

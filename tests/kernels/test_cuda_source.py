@@ -2,13 +2,14 @@
 
 import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from emulated_wkv6 import CHUNK, emulated_wkv6
+from emulated_wkv6 import CHUNK, EMULATOR, SOURCES, EmulatedWkv6, compiled, emulated_wkv6
 
 from kernels import parity
 from kernels.cpu import build as building
@@ -85,6 +86,17 @@ def digest_of_a_pass(directory):
     y, final = emulated_wkv6(directory)(**leaves)
     gradients = torch.autograd.grad((y.float().square().sum(), final.square().sum()), list(leaves.values()))
     return [float(tensor.double().sum()).hex() for tensor in (y, final, *gradients)]
+
+
+def test_a_missing_barrier_shows(tmp_path):
+    """The emulator lets no warp wait for another that it need not wait for."""
+    kernels = tmp_path / "kernels"
+    shutil.copytree(SOURCES, kernels)
+    source = (kernels / "wkv6.cu").read_text()
+    (kernels / "wkv6.cu").write_text(source.replace("__syncthreads()", "__syncwarp()"))
+    racing = EmulatedWkv6(compiled(EMULATOR / "wkv6_emulated.cpp", tmp_path, kernels=kernels))
+    error = parity.worst(parity.errors_of(racing, "wkv6", inputs_of(40, "typical", 64, torch.bfloat16)))[1]
+    assert not error < 0.1, "NaN, or far off"
 
 
 def test_it_does_not_pass_by_luck(directory):

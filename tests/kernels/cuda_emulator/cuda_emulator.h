@@ -1,8 +1,9 @@
 // A CPU stand-in for the part of CUDA that our kernels use, so that their very source can be tested without a GPU.
 //
-// Each thread of a block is a fiber; blocks run one after another. Fibers run until they meet a barrier or an operation
-// of a warp, in an order that changes with every round (GROUNDTHINK_EMULATOR_SEED): a result that depends on it is a race. Copies
-// to shared memory land when they are waited for, not before, and shared memory starts out as NaN. Not emulated: time,
+// Each thread of a block is a fiber; blocks run one after another. A warp runs to the next barrier of its block before
+// another warp begins, its lanes to the next operation of the warp, and the order of both changes all the time
+// (GROUNDTHINK_EMULATOR_SEED): a result that depends on it is a race. Copies to shared memory land when they are waited
+// for, not before, and shared memory starts out as NaN. Not emulated: time,
 // bank conflicts, memory order beyond barriers, and anything that this file does not name.
 #pragma once
 #include <ucontext.h>
@@ -138,6 +139,24 @@ inline void release(int begin, int end, Waits what) {
     if (m.fibers[i].waits == what) m.fibers[i].waits = Waits::no;
 }
 
+// Runs a warp as far as it goes without the others: what lacks a barrier of the block finds them nowhere near.
+inline void run_warp(int begin, int end) {
+  Machine& m = machine();
+  std::vector<int> turn(end - begin);
+  for (int i = 0; i < end - begin; i++) turn[i] = begin + i;
+  for (bool ran = true; ran;) {
+    std::shuffle(turn.begin(), turn.end(), m.order);
+    ran = false;
+    for (int i : turn) {
+      if (m.fibers[i].waits != Waits::no) continue;
+      ran = true;
+      m.current = i;
+      swapcontext(&m.scheduler, &m.fibers[i].context);
+    }
+    release(begin, end, Waits::for_warp);
+  }
+}
+
 inline void run_block(size_t shared_bytes) {
   Machine& m = machine();
   const int threads = int(m.block_size.x);
@@ -154,23 +173,16 @@ inline void run_block(size_t shared_bytes) {
     fiber.context.uc_link = nullptr;
     makecontext(&fiber.context, enter, 0);
   }
-  std::vector<int> turn(threads);
-  for (int i = 0; i < threads; i++) turn[i] = i;
+  const int warps = (threads + kWarp - 1) / kWarp;
+  const auto is_ready = [](const Fiber& fiber) { return fiber.waits == Waits::no; };
+  std::vector<int> turn(warps);
+  for (int i = 0; i < warps; i++) turn[i] = i;
   while (true) {
     std::shuffle(turn.begin(), turn.end(), m.order);
-    bool ran = false, live = false;
-    for (int i : turn) {
-      live = live || m.fibers[i].waits != Waits::finished;
-      if (m.fibers[i].waits != Waits::no) continue;
-      ran = true;
-      m.current = i;
-      swapcontext(&m.scheduler, &m.fibers[i].context);
-    }
-    if (!live) return;
-    for (int warp = 0; warp * kWarp < threads; warp++)
-      release(warp * kWarp, std::min(threads, (warp + 1) * kWarp), Waits::for_warp);
+    for (int warp : turn) run_warp(warp * kWarp, std::min(threads, (warp + 1) * kWarp));
+    if (std::all_of(m.fibers.begin(), m.fibers.end(), [](const Fiber& f) { return f.waits == Waits::finished; })) return;
     release(0, threads, Waits::for_block);
-    if (!ran && std::none_of(m.fibers.begin(), m.fibers.end(), [](const Fiber& f) { return f.waits == Waits::no; })) {
+    if (std::none_of(m.fibers.begin(), m.fibers.end(), is_ready)) {
       std::fprintf(stderr, "cuda_emulator: deadlock: the threads of a block wait at different barriers\n");
       std::abort();
     }

@@ -8,10 +8,15 @@ STAMP := $(VENV)/.installed
 GPU_VENV := .venv-gpu
 GPU_BIN := $(GPU_VENV)/bin
 GPU_STAMP := $(GPU_VENV)/.installed
+# `make lmeval` too: lm-evaluation-harness needs an older python-dateutil. All the rest it takes from the tests' environment
+LMEVAL_VENV := .venv-lm-eval
+LMEVAL_BIN := $(LMEVAL_VENV)/bin
+LMEVAL_STAMP := $(LMEVAL_VENV)/.installed
+SITE_PACKAGES := -c 'import site; print(site.getsitepackages()[0])'
 CHECK_PYTHON = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "GroundThink needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12 tiny")'
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: tiny test check lint bench gpu interpreted clean help
+.PHONY: tiny test check lint bench gpu interpreted lmeval clean help
 
 help:  ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -56,6 +61,19 @@ interpreted: $(STAMP)  ## add mamba-ssm's kernels for Triton's interpreter: the 
 	MAMBA_FORCE_BUILD=TRUE MAMBA_SKIP_CUDA_BUILD=TRUE \
 	$(BIN)/python $(PIP_INSTALL) --no-build-isolation --no-deps --no-cache-dir --requirement constraints/interpreted.txt
 
+lmeval: $(LMEVAL_STAMP)  ## exported canaries in lm-evaluation-harness, in an environment of its own: are its scores ours?
+	$(LMEVAL_BIN)/python -m pytest tests/fixtures/test_lm_eval_equal.py $(ARGS)
+
+# An environment over that of the tests: the same torch is not installed twice
+$(LMEVAL_STAMP): $(STAMP) constraints/lm-eval.txt
+	$(BIN)/python -m venv $(LMEVAL_VENV)
+	echo "import site; site.addsitedir('$$($(BIN)/python $(SITE_PACKAGES))')" > "$$($(LMEVAL_BIN)/python $(SITE_PACKAGES))/tests.pth"
+	sed -n 's/==.*/==/; s/^[a-z]/^&/p' constraints/lm-eval.txt | grep -v -f - constraints/cpu.txt > $(LMEVAL_VENV)/constraints.txt
+	cat constraints/lm-eval.txt >> $(LMEVAL_VENV)/constraints.txt
+	$(LMEVAL_BIN)/python $(PIP_INSTALL) --constraint $(LMEVAL_VENV)/constraints.txt 'lm_eval[hf]'
+	$(LMEVAL_BIN)/python -c 'import lm_eval'  # or its tests would be skipped
+	touch $(LMEVAL_STAMP)
+
 # The packages of cuda.txt are compiled for the torch that is installed: without isolation, and without pip's cache, which
 # does not know for which torch a wheel was made. --no-deps leaves out what only models that we have not ask for.
 $(GPU_STAMP): pyproject.toml constraints/cpu.txt constraints/cuda.txt
@@ -70,4 +88,4 @@ $(GPU_STAMP): pyproject.toml constraints/cpu.txt constraints/cuda.txt
 	touch $(GPU_STAMP)
 
 clean:  ## remove the environments and build products (the store .groundthink/ and reports/ stay)
-	rm -rf $(VENV) $(GPU_VENV) build dist *.egg-info
+	rm -rf $(VENV) $(GPU_VENV) $(LMEVAL_VENV) build dist *.egg-info

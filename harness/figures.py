@@ -1,4 +1,4 @@
-"""Figures that checks publish: their numbers as plain data, and how they are drawn.
+"""Figures that checks publish: their numbers or texts as plain data, and how they are drawn.
 
 Colours are those of Okabe and Ito, which readers with any common colour blindness can tell apart; lines also differ in
 dash and marker. Matplotlib is imported when a figure is drawn.
@@ -79,9 +79,28 @@ class MatrixFigure:
     kind: Literal["matrix"] = "matrix"
 
 
-Figure = LineFigure | MatrixFigure
+@dataclass(frozen=True, config=_CONFIG)
+class Passage:
+    """Text that a model wrote: whose, after which prompt."""
 
-_ADAPTER: TypeAdapter[Figure] = TypeAdapter(Annotated[LineFigure | MatrixFigure, Discriminator("kind")])
+    label: str
+    prompt: str
+    text: str
+
+
+@dataclass(frozen=True, config=_CONFIG)
+class TextFigure:
+    """Passages to be read, not drawn."""
+
+    title: str
+    passages: list[Passage]
+    kind: Literal["text"] = "text"
+
+
+Drawn = LineFigure | MatrixFigure
+Figure = Drawn | TextFigure
+
+_ADAPTER: TypeAdapter[Figure] = TypeAdapter(Annotated[LineFigure | MatrixFigure | TextFigure, Discriminator("kind")])
 
 
 def figure_to_json(figure: Figure) -> str:
@@ -111,6 +130,8 @@ def figure_from_json(text: str) -> Figure:
 
 def describe_figure(figure: Figure) -> str:
     """What the figure shows, in words: the text for readers who do not see it."""
+    if isinstance(figure, TextFigure):
+        return f"{figure.title}: {len(figure.passages)} passages."
     if isinstance(figure, MatrixFigure):
         finite = [value for row in figure.values for value in row if math.isfinite(value)]
         reach = f", from {min(finite):.3g} to {max(finite):.3g}" if finite else ""
@@ -126,7 +147,7 @@ def describe_figure(figure: Figure) -> str:
     return f"{figure.title}: {figure.y_label} over {figure.x_label}. From first to last point: {shown}."
 
 
-def draw_figure(figure: Figure, path: Path) -> None:
+def draw_figure(figure: Drawn, path: Path) -> None:
     """Write the figure as PNG. Raises FigureError when nothing in it can be drawn."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Canvas
@@ -138,7 +159,7 @@ def draw_figure(figure: Figure, path: Path) -> None:
     canvas.savefig(path, dpi=DPI)
 
 
-def left_out_remark(left_out: int, figure: Figure) -> str:
+def left_out_remark(left_out: int, figure: Drawn) -> str:
     """What is said of values that could not be drawn; nothing when there are none."""
     log = isinstance(figure, LineFigure) and (figure.x_log or figure.y_log)
     why = "not finite, or not positive on a logarithmic axis" if log else "not finite"

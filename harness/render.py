@@ -10,7 +10,15 @@ from typing import Any
 from harness.check_rows import check_rows
 from harness.comparison import Change, Metric
 from harness.errors import HarnessError
-from harness.figures import FigureError, LineFigure, describe_figure, draw_figure, figure_from_json
+from harness.figures import (
+    FigureError,
+    LineFigure,
+    Passage,
+    TextFigure,
+    describe_figure,
+    draw_figure,
+    figure_from_json,
+)
 from harness.interactive import Chart, content_hash, line_chart, runtime, training_charts
 from harness.items import ITEMS_FILE, items_text
 from harness.plots import plot_runs
@@ -88,20 +96,28 @@ def _is_of_state(figure: PublishedFigure, tables: Tables) -> bool:
 
 
 def _draw(published: Sequence[Mapping[str, str]], directory: Path) -> tuple[list[PublishedFigure], list[str]]:
-    """Every published figure as numbers and, where it can be drawn, as PNG; and a remark where it cannot."""
+    """Every published figure as data and, unless it is text, as PNG; and a remark where that cannot be drawn."""
     figures, remarks = [], []
     for entry in published:
         figure, name = figure_from_json(entry["figure"]), entry["name"]
         image, data = f"plots/{name}.png", f"plots/{name}.json"
         (directory / data).parent.mkdir(exist_ok=True)
         (directory / data).write_text(entry["figure"] + "\n", encoding="utf-8")
-        try:
-            draw_figure(figure, directory / image)
-        except FigureError as error:
-            remarks.append(f"figure {name} is not drawn: {error}")
-            image = ""
-        shown = {"title": figure.title, "text": describe_figure(figure)}
-        figures.append(PublishedFigure(name=name, check=entry["check"], image=image, data=data, **shown))
+        passages: list[Passage] = []
+        if isinstance(figure, TextFigure):
+            passages, image = figure.passages, ""
+        else:
+            try:
+                draw_figure(figure, directory / image)
+            except FigureError as error:
+                remarks.append(f"figure {name} is not drawn: {error}")
+                image = ""
+        figures.append(
+            PublishedFigure(
+                name=name, check=entry["check"], title=figure.title, text=describe_figure(figure), image=image,
+                data=data, passages=passages,
+            )
+        )  # fmt: skip
     return figures, remarks
 
 

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from harness.checks import SCALES, Check
 from harness.comparison import Comparison, Metrics, compare, metrics_of
+from harness.figures import Passage
 from harness.graduation.evidence import Category
 from harness.graduation.ledger import Seal
 from harness.graduation.matrix import (
@@ -78,7 +79,7 @@ class NotRun(BaseModel):
 class PublishedFigure(BaseModel):
     """A figure that a check published: its files beside the report, and what it shows in words.
 
-    image is empty where it could not be drawn; data holds the numbers all the same.
+    image is empty where it could not be drawn, and for text; data holds the numbers all the same. passages: the text
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -89,6 +90,7 @@ class PublishedFigure(BaseModel):
     text: str
     image: str
     data: str
+    passages: list[Passage] = []
 
 
 class Report(BaseModel):

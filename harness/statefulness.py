@@ -223,5 +223,7 @@ def _missing(report: Report, checks: Checks, rows: Iterable[Row], found: Iterabl
         # a demanded check that nothing measures yet is in no suite
         if not row.nodeid and row.check in checks and checks[row.check].suite in STATE_SUITES
     ]
-    lacking += [(figure.title, "could not be drawn") for figure in report.figures if not figure.image]
+    lacking += [
+        (figure.title, "could not be drawn") for figure in report.figures if not (figure.image or figure.passages)
+    ]
     return list(dict.fromkeys(lacking))

@@ -150,6 +150,7 @@ class ModelConfig(_Config):
     """A network in the comparison form (``models/hybrid.py``).
 
     layers holds the branches of each layer: ``("rwkv", "mamba")`` in parallel, or one branch alone.
+    d_ff is the width of the feed-forward of each layer; 0 for layers without one, as recall tasks have them.
     """
 
     name: str
@@ -164,8 +165,9 @@ class ModelConfig(_Config):
     fusion: FusionConfig | None = None
 
     def __post_init__(self) -> None:
-        for key in ("vocab_size", "d_model", "d_ff"):
+        for key in ("vocab_size", "d_model"):
             _require(getattr(self, key) > 0, f"{key} is {getattr(self, key)}; it must be at least 1")
+        _require(self.d_ff >= 0, f"d_ff is {self.d_ff}; it must be at least 1, or 0 for no feed-forward")
         _require(bool(self.layers), "layers is empty; a model needs at least one layer")
         for index, layer in enumerate(self.layers):
             alone = len(layer) == 1 and layer[0] in BRANCHES

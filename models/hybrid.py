@@ -21,7 +21,7 @@ NORM_EPS = 1e-5
 class HybridModel(StackedModel):
     """RMSNorm, branches and fusion, residual; RMSNorm, GELU feed-forward, residual; tied embedding; no biases there.
 
-    ``config`` is the configuration it was built from.
+    ``config`` is the configuration it was built from. Where its ``d_ff`` is 0 there is no feed-forward.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -43,8 +43,8 @@ def _layer(config: ModelConfig, index: int) -> Layer:
         RMSNorm(config.d_model, NORM_EPS),
         {branch: _mixer(config, branch, index) for branch in branches},
         build_fusion(config.fusion, config.d_model) if parallel and config.fusion is not None else None,
-        RMSNorm(config.d_model, NORM_EPS),
-        FeedForward(config.d_model, config.d_ff, config.num_layers, bias=False),
+        RMSNorm(config.d_model, NORM_EPS) if config.d_ff else None,
+        FeedForward(config.d_model, config.d_ff, config.num_layers, bias=False) if config.d_ff else None,
     )
 
 
@@ -52,6 +52,6 @@ def _mixer(config: ModelConfig, branch: str, index: int) -> Mixer:
     if branch == "rwkv" and config.rwkv is not None:
         return Rwkv6TimeMix(config.d_model, config.rwkv, index, config.num_layers)
     if branch == "mamba" and config.mamba is not None:
-        return Mamba2Mixer(config.d_model, config.mamba, num_residuals=2 * config.num_layers)
+        return Mamba2Mixer(config.d_model, config.mamba, num_residuals=(2 if config.d_ff else 1) * config.num_layers)
     assert config.attention is not None, "ModelConfig demands the configuration of every branch it names"
     return CausalAttention(config.d_model, config.attention.num_heads, config.num_layers, bias=False)

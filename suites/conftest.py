@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from harness.checks import Check
 from harness.graduation.plan import PlannedTraining
 from harness.plugin.settings import Settings
 from harness.plugin.settings import Subject as Described
@@ -67,6 +68,20 @@ def pytest_groundthink_trainings(settings: Settings, recipes: Sequence[str]) -> 
     from fixtures.plan import planned_trainings
 
     return planned_trainings(_bench(settings), recipes)
+
+
+@pytest.hookimpl
+def pytest_groundthink_examples(settings: Settings, check: Check) -> list[str] | None:
+    """Items of a canary, in words of the default corpus: its tokenizer is made in seconds, others take minutes."""
+    if check.suite != "canaries":
+        return None
+    from fixtures.dialogues.canaries import KINDS
+
+    if check.id not in KINDS:
+        return None
+    from fixtures.dialogues.examples import examples
+
+    return examples(check.id, settings.scale, settings.store / "corpora")
 
 
 @pytest.fixture(scope="session")

@@ -87,7 +87,7 @@ def pooled(ratios: Sequence[ClusterRatio]) -> ClusterRatio:
     return ClusterRatio(numerators, denominators, ratios[0].n)
 
 
-def _expanded_tail(clusters: float, level: float) -> float:
+def expanded_tail(clusters: float, level: float) -> float:
     """Tail probability of a percentile interval that makes up for few clusters.
 
     The bootstrap spread is too small by sqrt((n-1)/n) and its quantiles are normal where Student's are due.
@@ -112,7 +112,7 @@ def bootstrap_ratio(ratio: ClusterRatio, *, seed: int, resamples: int = RESAMPLE
     under = ratio.denominators[draws].sum(1)
     # a resample of nothing but empty clusters has no ratio
     drawn = ratio.numerators[draws].sum(1)[under != 0] / under[under != 0]
-    tail = _expanded_tail(clusters, level)
+    tail = expanded_tail(clusters, level)
     low, high = np.quantile(drawn, [tail, 1 - tail])
     return Interval(value, float(low), float(high), ratio.n, clusters)
 
@@ -185,6 +185,6 @@ def median_ratio_interval(
     starts = np.random.default_rng(seed).integers(0, n, size=(resamples, -(-n // length)))
     index = (starts[:, :, None] + np.arange(length)).reshape(resamples, -1)[:, :n] % n
     medians = np.median(logs[index], axis=1)
-    tail = _expanded_tail(n / length, level)
+    tail = expanded_tail(n / length, level)
     low, high = np.exp(np.quantile(medians, [tail, 1 - tail]))
     return Interval(float(np.exp(np.median(logs))), float(low), float(high), n, n // length)

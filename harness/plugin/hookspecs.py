@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from harness.checks import Check
 from harness.graduation.plan import PlannedTraining
 from harness.plugin.settings import Settings, Subject
 from harness.tables import TablePaths
@@ -41,4 +42,12 @@ def pytest_groundthink_describe_subject(settings: Settings) -> Subject | None:
 
     Called once a process, before its first check; in the controller when the report is written. Raise HarnessError if
     the subject cannot be described: every check is then INVALID.
+    """
+
+
+@pytest.hookspec(firstresult=True)
+def pytest_groundthink_examples(settings: Settings, check: Check) -> list[str] | None:
+    """What a check asks a model, for ``--explain``: where the examples come from, then each. Nothing is trained.
+
+    None for a check that has none to show. Raise HarnessError: ``--explain`` then ends with its message.
     """

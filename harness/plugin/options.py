@@ -132,28 +132,25 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
         return _dry_run(config)
     if config.option.explain is None:
         return None
-    from harness.plugin.explain import explain
-
     try:
-        text = explain(config.option.explain, _load_tables(config))
+        sys.stdout.write(_explain(config))
     except HarnessError as error:
         raise pytest.UsageError(f"--explain: {error}") from error
-    sys.stdout.write(text)
     return 0
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Parse the options and refuse what cannot work, before anything is collected."""
-    for marker, scale in SCALES.items():
-        config.addinivalue_line("markers", f"{marker}: checks that evidence at {scale} parameters demands")
+    _declare_scales(config)
     config.addinivalue_line(
         "markers", "check(id, needs=()): the test measures this check of checks.toml, after the checks it needs"
     )
     config.addinivalue_line("markers", "kat: a known-answer test of a metric")
     runs = runs_suites(config) and not config.option.collectonly
     if config.option.graduate is not None:
-        _choose_suites(config)
+        # all of them, whatever directory the user is in: the evidence table decides which checks run
+        config.args = [str(_load_suites(config))]
     try:
         config.stash[TABLES] = _load_tables(config)
         config.stash[SETTINGS] = settings = _parse(config, resolve=runs)
@@ -223,6 +220,25 @@ def _dry_run(config: pytest.Config) -> int:
     finally:
         config._ensure_unconfigure()
     return 0
+
+
+def _explain(config: pytest.Config) -> str:
+    """The text for ``--explain``, with what the check asks where the suites can show it."""
+    from harness.plugin.explain import explain
+
+    config.stash[TABLES] = tables = _load_tables(config)
+    text = explain(config.option.explain, tables)
+    _declare_scales(config)
+    _load_suites(config)
+    examples = config.hook.pytest_groundthink_examples(
+        settings=_parse(config, resolve=False), check=tables.checks.find(config.option.explain)
+    )
+    return "\n\n".join([text.rstrip("\n"), *(examples or [])]) + "\n"
+
+
+def _declare_scales(config: pytest.Config) -> None:
+    for marker, scale in SCALES.items():
+        config.addinivalue_line("markers", f"{marker}: checks that evidence at {scale} parameters demands")
 
 
 def is_worker(config: pytest.Config) -> bool:
@@ -317,20 +333,19 @@ def _scale(config: pytest.Config) -> str:
     return str(option.graduate)
 
 
-def _choose_suites(config: pytest.Config) -> None:
-    """Collect all suites, whatever directory the user is in: the evidence table decides which checks run.
+def _load_suites(config: pytest.Config) -> Path:
+    """The directory of the suites, its conftest.py loaded.
 
-    Their conftest.py implements this plugin's hooks. pytest loads it early for the paths of the command line, of which
-    there is none here.
+    It implements this plugin's hooks. pytest loads it early for the paths of the command line, which need not name it.
     """
     suites = config.rootpath / "suites"
-    config.args = [str(suites)]
     config.pluginmanager._loadconftestmodules(
         suites,
         config.getoption("importmode"),
         config.rootpath,
         consider_namespace_packages=config.getini("consider_namespace_packages"),
     )
+    return suites
 
 
 def _read_waivers(path: str, evidence: EvidenceTable, scale: str) -> tuple[Waiver, ...]:

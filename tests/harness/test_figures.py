@@ -11,6 +11,8 @@ from harness.figures import (
     FigureError,
     LineFigure,
     MatrixFigure,
+    Passage,
+    TextFigure,
     _styles,
     describe_figure,
     draw_figure,
@@ -30,8 +32,9 @@ def lines(*ys, **axes):
         MatrixFigure(
             "title", "x", "y", "nats", [[1.0, -math.inf], [2.0, 1e-300]], ["0", "1"], ["a", "b"], diverging=True
         ),
+        TextFigure("title", [Passage("who", "asked", "said\n|<b>")]),
     ],
-    ids=["lines", "matrix"],
+    ids=["lines", "matrix", "text"],
 )
 def test_the_numbers_survive_json(figure):
     assert figure_from_json(figure_to_json(figure)) == figure

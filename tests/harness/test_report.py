@@ -11,7 +11,7 @@ from made_up_report import TABLE, claim, facts, measured
 from plugin_project import check_row, write_tables
 
 from harness.baseline import load_baseline
-from harness.figures import LineFigure, figure_from_json, figure_to_json
+from harness.figures import LineFigure, Passage, TextFigure, figure_from_json, figure_to_json
 from harness.plots import exponential_average
 from harness.records import Status
 from harness.render import write_report
@@ -151,6 +151,20 @@ def test_curves_go_into_the_page_and_a_lost_log_costs_only_its_figure(tables, tm
 def figure(name="f", check="A1", points=((0, 1.0), (1, 2.0))):
     drawn = LineFigure("title <b>", "x", "y", {"": {"a": list(points)}})
     return {"name": name, "check": check, "nodeid": "a", "figure": figure_to_json(drawn)}
+
+
+def test_text_is_shown_with_its_check_and_never_drawn(tables, tmp_path):
+    out = tmp_path / "out"
+    shown = TextFigure("Samples", [Passage("seed 0", "Once | there", "was <b>\na man")])
+    entry = {"name": "said", "check": "A1", "nodeid": "a", "figure": figure_to_json(shown)}
+    report = write_report(facts(measured(1.0), figures=[entry]), tables, out)
+    [kept] = report.figures
+    assert (kept.image, kept.passages) == ("", shown.passages)
+    assert not (out / "plots" / "said.png").exists()
+    assert figure_from_json((out / "plots" / "said.json").read_text()) == shown
+    assert not any("not drawn" in stamp for stamp in report.stamps)
+    assert "| seed 0 | Once \\| there | was &lt;b> a man |" in (out / "decision.md").read_text()
+    assert "<td>was &lt;b&gt;\na man</td>" in (out / "decision.html").read_text()
 
 
 def test_a_figure_is_kept_as_numbers_and_shown_with_its_check(tables, tmp_path):

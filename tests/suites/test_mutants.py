@@ -16,6 +16,12 @@ ALONE = (*SHORT, "--set", "train.threads=1")
 WIDTHS = (*SMALL, "-p", "registry_of_widths", "--set", "train.steps=120")
 # long enough for a cell to learn that its context counts
 STUDY_LONGER = tuple(f"train.steps={LATE_STEP + 10}" if option == "train.steps=12" else option for option in STUDY)
+# a narrow model that is taught to recall
+LESSONS = ("-p", "short_lessons", "--seeds", "1", "--set", "train.steps=60", "--set", "train.warmup_steps=20",
+           "--set", "train.threads=1", "--set", "train.batch_tokens.cpu=512", "--set", "eval.tokens=4096",
+           "--set", "eval.final_tokens=16384")  # fmt: skip
+# mixers alone, at one learning rate
+MIXERS = (*SMALL, "-p", "short_lessons", "-p", "short_benchmarks", "--set", "train.threads=1")
 
 # mutant -> the metric that must see it, the tests to select, and the size of the run
 SEEN_BY = {
@@ -69,6 +75,17 @@ SEEN_BY = {
     "shuffled_bytes": ("context_gain", "every_cell", STUDY_LONGER),
     "one_seed": ("seeds_differ", "different_trainings", STUDY),
     "larger_is_worse": ("monotone", "scaling_held and larger", WIDTHS),
+    "speaks_in_braces": ("code_share", "replies", SHORT),
+    "unsteady_voice": ("trained: the same seed says the same", "samples and not dialogues", SHORT),
+    "goldfish": ("score", "sps", LESSONS),
+    "forgetful_mixers": ("easiest_accuracy", "mqar", MIXERS),
+}
+
+# check and mutant of another check -> the same
+ALSO_SEEN_BY = {
+    ("GROUNDING", "state_reset_each_turn"): ("heard", "grounding and heard", LESSONS),
+    ("DRIFT", "state_reset_each_turn"): ("heard", "drift and a_change", LESSONS),
+    ("GENOME", "frozen_state"): ("turn_distance", "genome", LESSONS),
 }
 
 
@@ -79,6 +96,7 @@ def test_every_mutant_is_tried_here():
 def test_every_check_names_the_mutants_that_it_must_catch():
     for check in load_checks().values():
         caught = {name for name, mutant in MUTANTS.items() if mutant.caught_by == check.id}
+        caught |= {name for by, name in ALSO_SEEN_BY if by == check.id}
         # what the smallest scale does not ask for is tried on toys (tests/harness/test_context.py)
         assert caught or "3.5M" not in check.scales, f"{check.id} has no mutant"
         assert caught <= set(check.mutants), f"checks.toml [{check.id}] must list {sorted(caught)}"
@@ -101,14 +119,25 @@ def test_the_check_fails_its_mutant(name, store, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", [SPIKED, WIDTHS, ALONE], ids=["long", "of widths", "alone"])
+@pytest.mark.parametrize(("check", "name"), ALSO_SEEN_BY)
+def test_a_check_fails_the_mutant_of_another(check, name, store, tmp_path):
+    metric, selection, size = ALSO_SEEN_BY[check, name]
+    run = run_suites(store, tmp_path / "report", "-k", selection, "--model", f"mutant:{name}", *size,
+                    suites="suites", env=MADE_UP_REGISTRIES)  # fmt: skip
+
+    assert "FAIL" in run.statuses(check, metric), run.output
+    assert run.status(check) == "FAIL"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [SPIKED, WIDTHS, ALONE, LESSONS], ids=["long", "of widths", "alone", "taught"])
 def test_no_check_fails_a_healthy_model_by_those_metrics(size, store, tmp_path):
     # a healthy model in the studies: test_studies.py
     seen_by = {
         name: row
         for name, row in SEEN_BY.items()
         if not load_checks()[MUTANTS[name].caught_by].study
-        and (row[2] == size if row[2] in (WIDTHS, ALONE) else size == SPIKED)
+        and (row[2] == size if row[2] in (WIDTHS, ALONE, LESSONS) else size == SPIKED)
     }
     selection = " or ".join(f"({selection})" for _, selection, _ in seen_by.values())
     run = run_suites(store, tmp_path / "report", "-k", selection, *size,

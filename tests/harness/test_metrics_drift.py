@@ -5,22 +5,14 @@ import time
 
 import numpy as np
 import pytest
+from registered_answers import fails, registered_in
 from scipy.special import ndtr
 
-from harness.known_answers import _registry
 from harness.metrics import drift, known_answers_drift
 from harness.metrics.drift import Detector, area_under_roc, calibrate, cusum, read_drift
 from harness.metrics.known_answers_drift import alarm_within, run_length
 
-KNOWN_ANSWERS = [e.function for e in _registry.values() if e.function.__module__ == known_answers_drift.__name__]
-
-
-def fails(function):
-    try:
-        function()
-    except AssertionError:
-        return True
-    return False
+KNOWN_ANSWERS = registered_in(known_answers_drift)
 
 
 @pytest.mark.parametrize("function", KNOWN_ANSWERS, ids=lambda f: f.__name__)

@@ -5,22 +5,14 @@ import time
 
 import numpy as np
 import pytest
+from registered_answers import fails, registered_in
 
-from harness.known_answers import _registry
 from harness.metrics import genome as module
 from harness.metrics import known_answers_genome
 from harness.metrics.genome import Genome, adjusted_rand, clusters_by_gap, genome, standardise, ward
 from harness.metrics.known_answers_genome import planted
 
-KNOWN_ANSWERS = [e.function for e in _registry.values() if e.function.__module__ == known_answers_genome.__name__]
-
-
-def fails(function):
-    try:
-        function()
-    except AssertionError:
-        return True
-    return False
+KNOWN_ANSWERS = registered_in(known_answers_genome)
 
 
 @pytest.mark.parametrize("function", KNOWN_ANSWERS, ids=lambda f: f.__name__)

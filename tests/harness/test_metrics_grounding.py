@@ -5,6 +5,7 @@ import time
 
 import numpy as np
 import pytest
+from registered_answers import fails
 
 from harness.known_answers import _registry
 from harness.metrics import grounding, known_answers_grounding
@@ -16,14 +17,6 @@ KNOWN_ANSWERS = [
     for e in _registry.values()
     if e.function.__module__ == known_answers_grounding.__name__ and "GROUNDING" in e.checks
 ]
-
-
-def fails(function):
-    try:
-        function()
-    except AssertionError:
-        return True
-    return False
 
 
 @pytest.mark.parametrize("function", KNOWN_ANSWERS, ids=lambda f: f.__name__)

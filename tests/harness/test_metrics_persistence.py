@@ -5,15 +5,15 @@ import time
 
 import numpy as np
 import pytest
+from registered_answers import fails, registered_in
 from scipy.optimize import minimize
 
-from harness.known_answers import _registry
 from harness.metrics import known_answers_persistence
 from harness.metrics import persistence as module
 from harness.metrics.known_answers_persistence import CHANCE, LAGS
 from harness.metrics.persistence import half_lives, persistence
 
-KNOWN_ANSWERS = [e.function for e in _registry.values() if e.function.__module__ == known_answers_persistence.__name__]
+KNOWN_ANSWERS = registered_in(known_answers_persistence)
 
 
 def answers(random, accuracies, *, icc=0.0, templates=40, each=10, own=False):
@@ -33,14 +33,6 @@ def read(random, accuracies, *, resamples=100, seed=0, **keywords):
 
 def logistic(turns, slope):
     return CHANCE + (1 - CHANCE) / (1 + (LAGS / turns) ** slope)
-
-
-def fails(function):
-    try:
-        function()
-    except AssertionError:
-        return True
-    return False
 
 
 @pytest.mark.parametrize("function", KNOWN_ANSWERS, ids=lambda f: f.__name__)

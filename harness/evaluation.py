@@ -44,8 +44,8 @@ class Evaluation:
         return math.sqrt(n / (n - 1) * float((residuals**2).sum())) / self.tokens
 
 
-def to_device(tokens: Tokens, device: torch.device) -> Tensor:
-    """Token ids ``[...]`` as int64 on the device."""
+def to_device(tokens: Tokens | NDArray[np.int64], device: torch.device) -> Tensor:
+    """Token ids or places ``[...]`` as int64 on the device."""
     found = torch.from_numpy(tokens.astype(np.int64))
     # from pageable memory a GPU copies only when it is done with what it has
     return found.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else found

@@ -135,6 +135,7 @@ class LabelledOutcome:
                     that is not finite at the end of an epoch; the weights then mean nothing
     losses          mean nats a label of each epoch, before each update
     dev_accuracies  mean over the development sets after each epoch; empty without any
+    execution       eager, or graphed: how full batches were learned
     """
 
     status: Literal["finished", "stopped", "diverged"]
@@ -142,3 +143,4 @@ class LabelledOutcome:
     wall_s: float
     losses: tuple[float, ...]
     dev_accuracies: tuple[float, ...]
+    execution: Literal["eager", "graphed"]

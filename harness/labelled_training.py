@@ -7,6 +7,7 @@ several lengths. Optimizer, autocast and kernels are the same.
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from typing import Literal
 
 import numpy as np
@@ -14,12 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-import kernels
 from harness.evaluation import autocast, to_device
 from harness.labelled import IGNORED, Examples, LabelledConfig, LabelledOutcome, TaskError
+from harness.labelled_step import LabelledStep
 from harness.metrics.clustered import clustered_share
 from harness.metrics.intervals import Interval
-from harness.optim import make_optimizer, set_learning_rate
 from harness.runtime import configure_cuda, seeded
 from harness.step import exact_float32
 from harness.trace import observing, state_after
@@ -57,27 +57,20 @@ def train_labelled(
         configure_cuda()
     model.to(device).train()
     steps = config.epochs * sum(math.ceil(len(examples) / config.batch_size) for examples in train)
-    optimizer_config, dtype = config.optimizer_config(steps), resolve_dtype(config, device)
-    optimizer = make_optimizer(model, optimizer_config)
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    dtype = resolve_dtype(config, device)
     losses: list[float] = []
     accuracies: list[float] = []
     status: Literal["finished", "stopped", "diverged"] = "finished"
     step, began_s = 0, time.monotonic()
-    with seeded(seed, "train"), exact_float32():
+    update = LabelledStep(model, train, config, steps=steps, dtype=dtype)
+    with seeded(seed, "train"), exact_float32(), closing(update):
         for epoch in range(config.epochs):
             found: list[Tensor] = []
             for batch in epoch_batches(train, config.batch_size, seed, epoch):
-                set_learning_rate(optimizer, config.learning_rate(step, steps))
-                loss = _loss(model, batch, torch.device(device), dtype)
-                loss.backward()  # type: ignore[no-untyped-call]
-                nn.utils.clip_grad_norm_(parameters, config.clip_norm)
-                optimizer.step()
-                optimizer.zero_grad()
-                found.append(loss.detach())
+                found.append(update(batch, step))
                 step += 1
             losses.append(float(torch.stack(found).double().mean()))
-            if not (math.isfinite(losses[-1]) and all(bool(p.isfinite().all()) for p in parameters)):
+            if not (math.isfinite(losses[-1]) and all(bool(p.isfinite().all()) for p in update.parameters)):
                 status = "diverged"
                 break
             if dev:
@@ -86,7 +79,8 @@ def train_labelled(
                 status = "stopped"
                 break
     model.eval()
-    return LabelledOutcome(status, step, time.monotonic() - began_s, tuple(losses), tuple(accuracies))
+    wall_s = time.monotonic() - began_s
+    return LabelledOutcome(status, step, wall_s, tuple(losses), tuple(accuracies), update.choice.mode)
 
 
 def epoch_batches(train: Sequence[Examples], batch_size: int, seed: int, epoch: int) -> Iterator[Examples]:
@@ -107,17 +101,7 @@ def _answers(model: nn.Module, examples: Examples, device: torch.device, dtype: 
     places = np.flatnonzero(examples.asked)
     with autocast(device, dtype):
         logits_BTV: Tensor = model(to_device(examples.inputs, device))
-    return logits_BTV.flatten(0, 1)[_upload(places, device)]
-
-
-def _loss(model: nn.Module, batch: Examples, device: torch.device, dtype: torch.dtype) -> Tensor:
-    targets = batch.labels[batch.asked].astype(np.int64)
-    return kernels.cross_entropy(_answers(model, batch, device, dtype), _upload(targets, device))
-
-
-def _upload(values: NDArray[np.int64], device: torch.device) -> Tensor:
-    found = torch.from_numpy(values)
-    return found.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else found
+    return logits_BTV.flatten(0, 1)[to_device(places, device)]
 
 
 def predictions(

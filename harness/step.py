@@ -150,7 +150,7 @@ class TrainingStep:
         self.forward: Callable[[Tensor], Tensor] = model
         if mode != "eager":
             self.forward = model.capturable_forward()  # type: ignore[operator]
-        self.captured: _Captured | None = None
+        self.captured: Captured | None = None
 
     def __call__(self, inputs: Tokens, targets: Tokens, step: int) -> Tensor:
         """Take update ``step`` (from 0) and return the numbers of ``names``, fp64, on the device, without waiting."""
@@ -160,7 +160,7 @@ class TrainingStep:
             return self._update(batch_2BT, step)
         if self.captured is None:
             # the step is for hooks, and here are none
-            self.captured = _Captured(lambda held_2BT: self._update(held_2BT, step=0), batch_2BT)
+            self.captured = Captured(lambda held_2BT: self._update(held_2BT, step=0), batch_2BT)
         return self.captured(batch_2BT)
 
     def close(self) -> None:
@@ -196,7 +196,7 @@ class TrainingStep:
         return total
 
 
-class _Captured:
+class Captured:
     """A function of one tensor: run as it is at first, on a stream of its own, then captured and replayed."""
 
     def __init__(self, function: Callable[[Tensor], Tensor], example: Tensor) -> None:
@@ -207,6 +207,7 @@ class _Captured:
         self.graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self, given: Tensor) -> Tensor:
+        """What the function gives for ``given``, which has the shape of the example."""
         self.held.copy_(given)
         if self.uncaptured < UNCAPTURED:
             self.uncaptured += 1

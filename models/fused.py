@@ -39,6 +39,9 @@ class FusedLayers:
         with limits, warnings.catch_warnings():
             # the compiler warns of what it touches itself (gradients of tensors that have none) and of exact fp32
             warnings.simplefilter("ignore")
+            if torch.is_grad_enabled() and not x_BTD.requires_grad:
+                # embeddings may be held: the first layer is no other graph for that
+                x_BTD = x_BTD.detach().requires_grad_()
             for layer, weights in zip(self.layers, self._rounded(x_BTD.device.type), strict=True):
                 x_BTD = self.apply(layer, weights, x_BTD)
         return x_BTD

@@ -2,11 +2,9 @@
 
 import os
 
+import jaxtyping
+import pytest
 from hypothesis import HealthCheck, settings
-from jaxtyping import install_import_hook
-
-# Before anything imports kernels or models: their jaxtyping annotations are enforced in tests, free in use
-install_import_hook(["kernels", "models"], "beartype.beartype")
 
 pytest_plugins = ["pytester"]
 
@@ -17,3 +15,19 @@ os.environ.pop("GITHUB_ACTIONS", None)
 settings.register_profile("dev", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", parent=settings.get_profile("dev"), derandomize=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
+
+
+def pytest_configure(config):
+    # Before anything imports kernels or models: their jaxtyping annotations are enforced in tests, free in use. A
+    # decision comes by here, too: without paths pytest starts from the folder of the tests
+    if not config.option.graduate:
+        jaxtyping.install_import_hook(["kernels", "models"], "beartype.beartype")
+
+
+@pytest.fixture(autouse=True)
+def _as_in_use_on_a_gpu(request):
+    """torch.compile cannot follow the checks of shapes when it compiles a layer for the second time."""
+    checked = request.node.get_closest_marker("gpu") is None
+    jaxtyping.config.update("jaxtyping_disable", not checked)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

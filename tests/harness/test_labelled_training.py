@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from harness import labelled_training
+from harness import labelled_step, labelled_training
 from harness.labelled import IGNORED, Examples, LabelledConfig, TaskError
+from harness.labelled_step import LabelledStep, labelled_loss, packed
 from harness.labelled_training import (
     accuracies_of,
     accuracy,
@@ -18,6 +19,7 @@ from harness.labelled_training import (
     predictions,
     train_labelled,
 )
+from harness.step import Choice
 from models import get_model
 
 
@@ -45,10 +47,12 @@ class Lookup(nn.Module):
         return self.table[tokens_BT]
 
 
-def test_the_loss_is_the_mean_over_labels_with_its_gradient():
+@pytest.mark.parametrize("spare", [0, 13])
+def test_the_loss_is_the_mean_over_labels_with_its_gradient(spare):
     examples = random_examples(5)
     model, oracle = Lookup(), Lookup().double()
-    loss = labelled_training._loss(model, examples, torch.device("cpu"), torch.float32)
+    held = torch.from_numpy(packed(examples, int(examples.asked.sum()) + spare))
+    loss = labelled_loss(model, held, *examples.inputs.shape, torch.float32)
     loss.backward()
     logits = oracle(torch.from_numpy(examples.inputs.astype(np.int64))).flatten(0, 1)
     targets = torch.from_numpy(examples.labels.astype(np.int64)).flatten()
@@ -58,6 +62,12 @@ def test_the_loss_is_the_mean_over_labels_with_its_gradient():
     assert torch.allclose(model.table.grad.double(), oracle.table.grad, atol=1e-7)
     # a mean over all positions would be another number
     assert examples.asked.mean() < 0.9
+
+
+def test_a_batch_that_asks_more_than_there_is_place_for_is_refused():
+    examples = random_examples(5)
+    with pytest.raises(AssertionError, match="places hold every label"):
+        packed(examples, int(examples.asked.sum()) - 1)
 
 
 def test_an_epoch_has_every_example_once_in_batches_of_one_set():
@@ -211,3 +221,43 @@ def test_a_gpu_learns_what_a_cpu_learns(name):
         config = LabelledConfig(epochs=3, batch_size=16, lr=1e-3, dtype="float32")
         losses[device] = train_labelled(model, train, {}, config, seed=0, device=device).losses
     assert losses["cuda"] == pytest.approx(losses["cpu"], rel=2e-3)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("name", ["MAMBA2", "RWKV6", "GPT2", "GF-MH"])
+def test_full_batches_are_graphed_and_learn_what_eager_ones_learn(name, monkeypatch):
+    train = [random_examples(150, length=16, vocab_size=32), random_examples(70, length=24, vocab_size=32, seed=1)]
+    config = LabelledConfig(epochs=4, batch_size=16, lr=1e-3, dtype="float32")
+    found = {}
+    for mode in ("graphed", "eager"):
+        if mode == "eager":
+            monkeypatch.setattr(labelled_step, "choose", lambda *_: Choice("eager", "asked for"))
+        torch.manual_seed(0)
+        model = get_model(name, vocab_size=32)
+        model.embedding.weight.requires_grad_(False)  # as lessons hold it
+        outcome = train_labelled(model, train, {}, config, seed=0, device="cuda")
+        assert outcome.execution == mode
+        found[mode] = outcome.losses
+    assert found["graphed"] == pytest.approx(found["eager"], rel=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_graphed_updates_are_the_same_again():
+    def weights():
+        torch.manual_seed(0)
+        model = get_model("GF-MH", vocab_size=32)
+        train = [random_examples(150, length=16, vocab_size=32)]
+        train_labelled(model, train, {}, LabelledConfig(epochs=4, batch_size=16), seed=0, device="cuda")
+        return [p.cpu() for p in model.parameters()]
+
+    assert all(torch.equal(p, q) for p, q in zip(weights(), weights(), strict=True))
+
+
+def test_on_a_cpu_updates_are_eager():
+    step = LabelledStep(
+        Lookup(), [random_examples(8)], LabelledConfig(batch_size=4), steps=2, dtype=torch.float32
+    )  # fmt: skip
+    assert step.choice.mode == "eager"
+    assert "GPU" in step.choice.reason

@@ -49,11 +49,29 @@ class RunLog:
         self._handle.truncate(len(kept))
         self._handle.seek(len(kept))
 
+    @classmethod
+    def taking_over(
+        cls, directory: Path, header: Mapping[str, Any], other: Path, position: Mapping[str, Any]
+    ) -> "RunLog":
+        """A new log with its own header and the rows that the log in ``other`` had at a position of its own.
+
+        They were logged when that training ran, so this one then began when that one did. Raises ``RunLogError``.
+        """
+        _, _, rows = _kept_part(other / FILE, position).partition(b"\n")
+        began = read_beginning(other)
+        log = cls(directory)
+        (directory / BEGAN).write_text(began.isoformat(timespec="microseconds"), encoding="utf8")
+        log.write(header)
+        log._append(rows)
+        return log
+
     def write(self, row: Mapping[str, Any]) -> None:
         """Append one row; it reaches the disk at the next ``sync`` at the latest."""
-        line = json.dumps(_encode(row), separators=(",", ":"), allow_nan=False).encode() + b"\n"
-        self._hash.update(line)
-        self._handle.write(line)
+        self._append(json.dumps(_encode(row), separators=(",", ":"), allow_nan=False).encode() + b"\n")
+
+    def _append(self, lines: bytes) -> None:
+        self._hash.update(lines)
+        self._handle.write(lines)
 
     def sync(self) -> None:
         """Wait until everything written is on the disk."""
@@ -89,6 +107,23 @@ def read_rows(directory: Path, kind: str = "") -> list[dict[str, Any]]:
         if kind in ("", row["kind"]):
             rows.append({key: _decode(value) for key, value in row.items()})
     return rows
+
+
+def rows_before(directory: Path, position: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """All rows that a log had at a position of its own. Raises ``RunLogError``."""
+    lines = _kept_part(directory / FILE, position).splitlines()
+    return [{key: _decode(value) for key, value in json.loads(line).items()} for line in lines]
+
+
+def read_header(directory: Path) -> dict[str, Any]:
+    """The first row of a log. Raises ``RunLogError``."""
+    path = directory / FILE
+    try:
+        with path.open(encoding="utf8") as handle:
+            row = json.loads(handle.readline())
+        return {key: _decode(value) for key, value in row.items()}
+    except (OSError, ValueError, AttributeError) as error:
+        raise RunLogError(f"{path}: the log of a training has no header here ({error}); train it again") from error
 
 
 def read_beginning(directory: Path) -> datetime:

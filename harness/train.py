@@ -17,7 +17,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from harness.checkpoint import load_training, load_weights, save_training, save_weights, write_synced
+from harness import beginnings
+from harness.checkpoint import load_training, load_weights, save_training, save_weights, verify, write_synced
 from harness.config import BatchTokens, RunConfig, config_sha256
 from harness.data import TokenDataset, Tokens
 from harness.errors import HarnessError
@@ -83,7 +84,11 @@ or a checkpoint) and returns how it ended."""
 
 @dataclass(frozen=True)
 class TrainJob:
-    """One training: what ``train`` is given."""
+    """One training: what ``train`` is given.
+
+    begins_as        directory of a shorter one that has ended and kept its beginning (``harness.beginnings``)
+    keeps_beginning  whether it leaves one itself
+    """
 
     model: nn.Module
     dataset: TokenDataset
@@ -95,6 +100,8 @@ class TrainJob:
     monitors: Sequence[Monitor] = ()
     probe: Probe | None = None
     progress: Progress | None = None
+    begins_as: Path | None = None
+    keeps_beginning: bool = False
 
 
 @dataclass(frozen=True)
@@ -103,7 +110,7 @@ class TrainOutcome:
 
     finished  all steps done       diverged  loss or gradient norm was not finite       stopped  a monitor's STOP
     steps     updates done; for a diverged run those before the one that showed it
-    wall_s    seconds of all processes that worked on it
+    wall_s    seconds of all processes that worked on it, on a beginning that it shares with another training, too
     """
 
     status: Literal["finished", "diverged", "stopped"]
@@ -150,6 +157,8 @@ def train(
     monitors: Sequence[Monitor] = (),
     probe: Probe | None = None,
     progress: Progress | None = None,
+    begins_as: Path | None = None,
+    keeps_beginning: bool = False,
 ) -> TrainOutcome:
     """Train ``model`` in place, or go on with the training that ``directory`` holds, and write everything there.
 
@@ -162,9 +171,29 @@ def train(
     ``monitors`` see every row of the log; ``probe`` looks inside the model every ``monitors.probe_every`` updates, at
     the end of the warm-up and after the last update. It changes nothing of the training.
 
-    Raises ``TrainError``, ``StepError``, ``CheckpointError`` and ``RunLogError``.
+    ``begins_as`` is the directory of a training that differs in ``train.steps`` alone, is shorter, has ended, and was
+    told to keep its beginning with ``keeps_beginning`` (``harness.beginnings``): then only what comes after that is
+    trained, unless ``directory`` holds a state already. Log and weights are bit-equal to those of a training from its
+    first step; ``beginning.json`` tells of it.
+
+    Raises ``TrainError``, ``StepError``, ``CheckpointError``, ``RunLogError`` and ``BeginningError``.
     """
-    return run_job(TrainJob(model, dataset, config, directory, seed, device, patch, monitors, probe, progress))
+    return run_job(
+        TrainJob(
+            model,
+            dataset,
+            config,
+            directory,
+            seed,
+            device,
+            patch,
+            monitors,
+            probe,
+            progress,
+            begins_as,
+            keeps_beginning,
+        )
+    )
 
 
 def run_job(job: TrainJob) -> TrainOutcome:
@@ -234,6 +263,12 @@ class Loop:
         self.device, self.dtype = torch.device(device), resolve_dtype(config, device)
         self.patch, self.monitors, self.probe = patch, job.monitors, job.probe
         self.progress, self.interrupt = job.progress, interrupt
+        self.begins_as, self.keeps_beginning = job.begins_as, job.keeps_beginning
+        if patch.looks_inside and (job.begins_as is not None or job.keeps_beginning):
+            raise TrainError(
+                f"patch {patch.name}: it changes gradients or weights and may remember what no checkpoint holds, so "
+                f"this training shares its beginning with none; leave out begins_as and keeps_beginning"
+            )
         self.batch_tokens: int = getattr(config.train.batch_tokens, device)
         self.batch_size = self.batch_tokens // config.data.seq_len
         self.choice = choose(model, config.train, device, patch.name if patch.looks_inside else "")
@@ -293,11 +328,19 @@ class Loop:
                 self.progress.end()
 
     def _open(self) -> RunLog:
-        """A new log with its header, or the state of the newest checkpoint and its log."""
+        """The state of the newest checkpoint and its log, a beginning and its log, or a new log with its header."""
         found = sorted(path for path in self.directory.glob(f"{RESUME}/step-*") if path.suffix != ".partial")
         if found:
             return self._resume(found[-1])
+        if self.begins_as is not None:
+            return self._begin_as(self.begins_as)
+        # from a run that was killed before its first checkpoint
+        (self.directory / beginnings.FILE).unlink(missing_ok=True)
         log = RunLog(self.directory)
+        log.write(self._header())
+        return log
+
+    def _header(self) -> dict[str, Any]:
         header: dict[str, Any] = {
             "kind": "header",
             **self.identity,
@@ -310,23 +353,46 @@ class Loop:
         }
         for branch, parameters in self.update.branches.items():
             header[f"num_params_{branch}"] = sum(p.numel() for p in parameters)
-        log.write(header)
-        return log
+        return header
 
     def _resume(self, checkpoint: Path) -> RunLog:
-        training = load_training(self.model, self.update.optimizer, checkpoint, self.identity)
+        training = self._take_up(checkpoint, self.identity)
+        self.saved = self._position
+        return RunLog(self.directory, training["log"])
+
+    def _begin_as(self, shorter: Path) -> RunLog:
+        """The beginning that a shorter training kept, with everything that this one would have left by then."""
+        header = self._header()
+        found = beginnings.find_beginning(shorter, self.config, header)
+        training = self._take_up(found.state, {**self.identity, "config_sha256": found.config_sha256})
+        if self.step != found.origin.step:
+            raise beginnings.BeginningError(f"{found.state}: this is the state of step {self.step}; train it again")
+        for step in self.config.train.checkpoint_steps:
+            if step < self.step:
+                kept = checkpoint_directory(shorter, step)
+                verify(kept)
+                shutil.copytree(kept, checkpoint_directory(self.directory, step), dirs_exist_ok=True)
+        found.origin.write(self.directory)
+        return RunLog.taking_over(self.directory, header, shorter, training["log"])
+
+    def _take_up(self, checkpoint: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
+        """Bring model, optimizer, random state, monitors and loop into the state of a checkpoint."""
+        training = load_training(self.model, self.update.optimizer, checkpoint, identity)
         self.step, self.next_batch = training["step"], training["next_batch"]
         self.evaluated_step, self.probed_step = training["evaluated_step"], training["probed_step"]
-        self.saved = self._position
         self.started_s -= training["wall_s"]
         for monitor, state in zip(self.monitors, training["monitors"], strict=True):
             monitor.load_state_dict(state)
-        return RunLog(self.directory, training["log"])
+        return training
 
     def _train(self) -> Generator[int, None, None]:
         config = self.config
         self.model.train()
         while True:
+            if self.keeps_beginning and self._is_before_decay():
+                yield from self._queued()
+                self._save_to(beginnings.state_path(self.directory, self.step))
+                yield 0
             if self.step % config.eval.every_steps == 0 and self.evaluated_step != self.step:
                 yield from self._queued()
                 self._evaluate()
@@ -401,6 +467,11 @@ class Loop:
             self.log.write({**asdict(event), "kind": "event", "severity": event.kind})
             if event.kind == "STOP" and self.config.monitors.stop:
                 raise _Ended("stopped", self.step, f"{event.criterion}: {event.evidence}")
+
+    def _is_before_decay(self) -> bool:
+        """Whether it is about to decay and nothing was done at this step: what is done may depend on the length."""
+        seen = self.step in (0, self.evaluated_step, self.probed_step)
+        return self.step == beginnings.decay_start(self.config.train) and not seen
 
     def _evaluate(self) -> None:
         row = self._evaluation("eval", self.config.eval.tokens)
@@ -479,6 +550,8 @@ class Loop:
             self.log.write(self._evaluation("final_eval", self.config.eval.final_tokens))
             self._save_to(checkpoint_directory(self.directory, self.step))
         self.log.sync()
+        if status != "finished":
+            shutil.rmtree(self.directory / beginnings.DIRECTORY, ignore_errors=True)
         outcome = TrainOutcome(status, step, reason, time.monotonic() - self.started_s)
         write_synced(self.directory / f"{OUTCOME}.partial", canonical_json(asdict(outcome)).encode())
         (self.directory / f"{OUTCOME}.partial").replace(self.directory / OUTCOME)

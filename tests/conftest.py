@@ -1,9 +1,9 @@
-"""Set-up of the project's own tests: shapes are checked at run time here and only here."""
+"""Set-up of the project's own tests: shapes are checked at run time here and only here, where there is no GPU."""
 
 import os
 
 import jaxtyping
-import pytest
+import torch
 from hypothesis import HealthCheck, settings
 
 pytest_plugins = ["pytester"]
@@ -18,16 +18,8 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 
 
 def pytest_configure(config):
-    # Before anything imports kernels or models: their jaxtyping annotations are enforced in tests, free in use. A
-    # decision comes by here, too: without paths pytest starts from the folder of the tests
-    if not config.option.graduate:
+    # Before anything imports kernels or models: their jaxtyping annotations are enforced in tests, free in use.
+    # - a decision comes by here, too: without paths pytest starts from the folder of the tests
+    # - torch.compile cannot follow the checks, and on a GPU it compiles what is trained
+    if not config.option.graduate and not torch.cuda.is_available():
         jaxtyping.install_import_hook(["kernels", "models"], "beartype.beartype")
-
-
-@pytest.fixture(autouse=True)
-def _as_in_use_on_a_gpu(request):
-    """torch.compile cannot follow the checks of shapes when it compiles a layer for the second time."""
-    checked = request.node.get_closest_marker("gpu") is None
-    jaxtyping.config.update("jaxtyping_disable", not checked)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)

@@ -17,6 +17,7 @@ class PlannedTraining:
 
     stored   whether the store holds it; begun: an interrupted one will be continued
     seconds  what it takes, by the pace of earlier ones; None where nothing of the kind was ever timed
+    shared   of its steps those that a shorter training takes for it (``harness.beginnings``)
     """
 
     label: str
@@ -25,6 +26,7 @@ class PlannedTraining:
     stored: bool
     begun: bool
     seconds: float | None
+    shared: int = 0
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,8 @@ class Plan:
 
 
 def _training(training: PlannedTraining) -> str:
-    have = "stored" if training.stored else "begun, will be continued" if training.begun else "to train"
+    new = f"to train, the first {training.shared} steps with a shorter one" if training.shared else "to train"
+    have = "stored" if training.stored else "begun, will be continued" if training.begun else new
     cost = f", {format_duration(training.seconds)}" if training.seconds else ""
     return f"  {training.label:<46}{training.steps:>6} steps {training.tokens / 1e6:>7.2f}M tokens  {have}{cost}"
 

@@ -23,12 +23,13 @@ def _shares(matrices: Tensor) -> Tensor:
 
     NaN for an all-zero or non-finite matrix.
     """
-    values = matrices.detach().to(torch.float64)
+    # on a processor core: a GPU takes such small matrices one by one, each several times slower
+    values = matrices.detach().to("cpu", torch.float64)
     finite = values.isfinite().all(dim=(-2, -1))
     # LAPACK refuses a whole batch for one bad matrix
     sigma = torch.linalg.svdvals(torch.where(finite[..., None, None], values, 0.0))
     # 0/0 of a zero matrix is the NaN that is meant
-    return torch.where(finite[..., None], sigma / sigma.sum(-1, keepdim=True), torch.nan)
+    return torch.where(finite[..., None], sigma / sigma.sum(-1, keepdim=True), torch.nan).to(matrices.device)
 
 
 def effective_rank(matrices: Tensor) -> Tensor:

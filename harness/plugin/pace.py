@@ -66,8 +66,9 @@ class Pace:
                 left += cost
             else:
                 last = beat.total if beat.ended else beat.step
-                done += cost * (last - beat.first) / beat.total
-                left += cost * (beat.total - last) / beat.total
+                own = cost / (beat.total - training.shared)
+                done += own * (last - beat.first)
+                left += own * (beat.total - last)
         # never less than what the running trainings need by their own pace
         running = max((beat.seconds_left or 0.0 for beat in beats if not beat.ended), default=0.0)
         return max(left * (elapsed + TRUST_S) / (done + TRUST_S), running)

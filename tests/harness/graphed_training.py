@@ -8,11 +8,13 @@ import json
 import os
 import signal
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from toy import VOCAB, toy_config, toy_dataset
 
+from harness.beginnings import read_origin
 from harness.runlog import read_rows
 from harness.runtime import seeded
 from harness.step import TrainingStep
@@ -41,13 +43,18 @@ def weights_of(model) -> str:
     return digest.hexdigest()
 
 
-def run(directory: Path, *, device="cuda", seed=3, patch=NO_PATCH, scale="1.2M", **options) -> dict:
+def run(
+    directory: Path, *, device="cuda", seed=3, patch=NO_PATCH, scale="1.2M", begins_as=None, keeps=False, **options
+) -> dict:
     """One training: its losses, its log and its weights by their hashes, and what the header says."""
     fast = {"steps": STEPS, "lr": 2e-3, "warmup_steps": 5, "save_every": 20, "threads": 2}
     config = toy_config({**fast, "batch_tokens": {"cpu": 512, "cuda": 512}, **options})
     with seeded(seed):
         model = get_model("GF-MH", scale=scale, vocab_size=VOCAB)
-    outcome = train(model, toy_dataset(), config, directory, seed=seed, device=device, patch=patch)
+    outcome = train(
+        model, toy_dataset(), config, directory, seed=seed, device=device, patch=patch,
+        begins_as=begins_as, keeps_beginning=keeps,
+    )  # fmt: skip
     rows = read_rows(directory, "step")
     header = read_rows(directory, "header")[0]
     return {
@@ -70,6 +77,13 @@ def interrupted(directory: Path, steps: list[int]) -> dict:
             continue
         raise AssertionError("the signal stops it")
     return run(directory)
+
+
+def begun(directory: Path) -> dict:
+    """A training that begins, at step 20, as one of half its steps."""
+    run(directory / "shorter", steps=STEPS // 2, keeps=True)
+    found = run(directory / "longer", begins_as=directory / "shorter")
+    return {**found, "origin": asdict(read_origin(directory / "longer"))}
 
 
 def updates(mode: str, **options) -> dict:
@@ -96,6 +110,7 @@ def main() -> None:
         "eager": run(root / "eager", execution="eager"),
         "other_seed": run(root / "other_seed", seed=4),
         "resumed": interrupted(root / "resumed", [1, 2, 3, 30]),
+        "begun": begun(root / "begun"),
         "fp32": run(root / "fp32", **GENTLE),
         "fp32_eager": run(root / "fp32_eager", **GENTLE, execution="eager"),
         "fp32_cpu": run(root / "fp32_cpu", **GENTLE, device="cpu"),

@@ -77,6 +77,12 @@ def test_the_plan_of_a_scale_follows_the_tables():
     text = "\n".join(plan.lines())
     assert "2 trainings, 1 of them in the store" in text
     assert "begun, will be continued, 2 min" in text
+    from_another = PlannedTraining("c", 5000, 10, stored=False, begun=False, seconds=60.0, shared=2000)
+    shares = make_plan(
+        **shared, device="cpu", embedded_corpus=True, trainings=[from_another], table=tables.evidence
+    ).lines()
+    assert "5000 steps" in "\n".join(shares)
+    assert "to train, the first 2000 steps with a shorter one, 60 s" in "\n".join(shares)
     never_timed = PlannedTraining("b, seed 0", 10, 10, stored=False, begun=False, seconds=None)
     shared["scale"] = "8M"
     unknown = make_plan(**shared, device="cuda", embedded_corpus=True, trainings=[never_timed], table=tables.evidence)

@@ -1,6 +1,7 @@
 """Heartbeats of trainings, and the one line that a session makes of them."""
 
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -130,6 +131,14 @@ def test_steps_of_an_earlier_process_are_neither_left_nor_done_by_this_one(paced
     # 20 of 100 s of work in 20 s, 30 left
     beat(tmp_path, "t0", first=50, step=70, note="", began=1000.0, at=1020.0)
     assert paced(planned(100.0, checks=0), done=0).line(1020.0).endswith("; about 30 s left")
+
+
+def test_steps_that_a_shorter_training_does_are_no_part_of_the_cost(paced, tmp_path):
+    # 100 s for the 50 steps of its own: 20 of them in 40 s, 60 s left
+    plan = planned(100.0, checks=0)
+    plan = replace(plan, trainings=[replace(plan.trainings[0], shared=50)])
+    beat(tmp_path, "t0", first=50, step=70, note="", began=1000.0, at=1040.0)
+    assert paced(plan, done=0).line(1040.0).endswith("; about 60 s left")
 
 
 def test_a_session_that_has_done_all_has_nothing_left(paced):

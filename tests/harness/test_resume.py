@@ -1,6 +1,5 @@
 """A training that was interrupted or killed ends bit-equal to one that was not, and the comparison can tell."""
 
-import json
 import os
 import signal
 import subprocess
@@ -8,11 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import load_file, save
+from spoiling import edit, forget, wrong_random_state
 from toy import SignalPatch, toy_config, toy_train
 
-from harness.checkpoint import MANIFEST, OPTIMIZER, TRAINING, CheckpointError
+from harness.checkpoint import OPTIMIZER, TRAINING, CheckpointError
 from harness.hashing import sha256_file
 from harness.resume_proof import compare
 from harness.runlog import RunLogError, read_rows
@@ -45,22 +43,6 @@ def interrupted(directory: Path, step: int = 12) -> Path:
         toy_train(directory, patch=SignalPatch(step, signal.SIGINT))
     (checkpoint,) = (directory / "resume").iterdir()
     return checkpoint
-
-
-def edit(checkpoint: Path, name: str, change) -> None:
-    """Change a file of a checkpoint and its hash in the manifest, as a bug in saving would."""
-    path = checkpoint / name
-    if name == TRAINING:
-        training = json.loads(path.read_text())
-        change(training)
-        path.write_text(json.dumps(training))
-    else:
-        tensors = load_file(path)
-        change(tensors)
-        path.write_bytes(save(tensors))
-    manifest = json.loads((checkpoint / MANIFEST).read_text())
-    manifest[name]["sha256"] = sha256_file(path)
-    (checkpoint / MANIFEST).write_text(json.dumps(manifest))
 
 
 @pytest.mark.parametrize("step", [0, 3, 9, 12, 18])
@@ -102,20 +84,6 @@ def test_rows_logged_after_the_checkpoint_are_cut_off(straight, tmp_path):
         handle.write('{"kind":"step","step":14}\n{"kind":"st')
     toy_train(tmp_path)
     assert differences(tmp_path, straight) == []
-
-
-def forget(prefix: str, name: str = OPTIMIZER):
-    def change(tensors):
-        for key in [key for key in tensors if key.startswith(prefix)]:
-            tensors[key] = torch.zeros_like(tensors[key])
-
-    return name, change
-
-
-def wrong_random_state(tensors):
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        tensors["random.cpu"] = torch.get_rng_state()
 
 
 @pytest.mark.parametrize(

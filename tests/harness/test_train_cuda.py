@@ -103,6 +103,12 @@ def test_a_graphed_training_that_was_interrupted_goes_on_bit_equal(hybrids):
     assert hybrids["resumed"] == hybrids["graphed"]
 
 
+def test_a_graphed_training_that_begins_as_a_shorter_one_has_the_bits_of_one_from_scratch(hybrids):
+    begun = dict(hybrids["begun"])
+    assert begun.pop("origin") == {"run": "shorter", "steps": 25, "step": 20}
+    assert begun == hybrids["graphed"]
+
+
 def test_graphed_updates_train_as_eager_ones_do(hybrids):
     graphed, eager, seed = (hybrids[name] for name in ("graphed", "eager", "other_seed"))
     assert graphed["loss"][0] - graphed["loss"][-1] > 0.3, "there is something to compare"

@@ -9,7 +9,7 @@ import math
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,11 +26,13 @@ from kernels.parity import (
     DECAYS,
     NARROW,
     OPS_WITH_DECAYS,
-    Oracle,
     ParityCase,
     carry_errors,
+    naive_errors,
+    oracles,
     parity_cases,
     rms_error,
+    rms_errors,
     worst,
 )
 from models.config import RWKV_HEAD_SIZES
@@ -143,30 +145,65 @@ def dtypes_of(backend: Backend) -> list[torch.dtype]:
 
 
 def parity(op: str, backend: str, *, device: str, size: Size, dtype: torch.dtype = torch.float32) -> list[Parity]:
-    """Errors of a backend against the fp64 oracle, by quantity, worst over lengths and kinds of decay.
+    """``parities`` in one dtype."""
+    return parities(op, backend, device=device, size=size, dtypes=[dtype])[dtype]
 
-    In 16 bits it is also held against the naive recurrence in the same dtype. Raises ``OracleError``.
+
+def parities(
+    op: str, backend: str, *, device: str, size: Size, dtypes: Sequence[torch.dtype]
+) -> dict[torch.dtype, list[Parity]]:
+    """Errors of a backend against the fp64 oracle, by dtype and quantity, worst over lengths and kinds of decay.
+
+    In 16 bits it is also held against the naive recurrence in the same dtype. The backend is called case by case, as a
+    training would; the oracle, which is slow, takes all cases of a length together. Raises ``OracleError``.
     """
     if device != "cpu":
         _require_the_same_oracle(op, device)
-    errors: dict[str, dict[str, float]] = defaultdict(dict)
-    over_naive: dict[str, dict[str, float]] = defaultdict(dict)
+    cases = {dtype: _cases(op, dtype) for dtype in dtypes}
+    compared: dict[tuple[torch.dtype, ParityCase], _Compared] = {}
     with exact_float32():
-        for case in _cases(op, dtype):
-            oracle = Oracle(op, case.inputs(size.head, dtype, device, size.state))
-            with backends.force(op, backend):
-                found = oracle.errors(getattr(api, op))
-            naive = oracle.errors_of_naive() if dtype in NARROW and case.length <= NAIVE_LENGTH else {}
-            for quantity, error in found.items():
-                errors[quantity][str(case)] = error
-                if quantity in naive:
-                    over_naive[quantity][str(case)] = _ratio(error, naive[quantity])
-    rows = []
-    for quantity, by_case in errors.items():
-        case_name, error = worst(by_case)
-        naive_case, ratio = worst(over_naive[quantity]) if quantity in over_naive else ("", None)
-        rows.append(Parity(quantity, dtype, size, error, case_name, len(by_case), ratio, naive_case))
-    return rows
+        for length in sorted({case.length for of_dtype in cases.values() for case in of_dtype}):
+            keys = [(dtype, case) for dtype in dtypes for case in cases[dtype] if case.length == length]
+            compared |= _compared(op, backend, keys, device, size)
+    return {
+        dtype: list(_rows(dtype, size, {str(case): compared[dtype, case] for case in cases[dtype]})) for dtype in dtypes
+    }
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """Errors of one case, by quantity; naive: those of the naive recurrence, empty where it was not run."""
+
+    errors: Mapping[str, float]
+    naive: Mapping[str, float]
+
+
+def _compared(
+    op: str, backend: str, keys: Sequence[tuple[torch.dtype, ParityCase]], device: str, size: Size
+) -> dict[tuple[torch.dtype, ParityCase], _Compared]:
+    """Cases of one length."""
+    truth = oracles(op, [case.inputs(size.head, dtype, device, size.state) for dtype, case in keys])
+    by_key = dict(zip(keys, truth, strict=True))
+    naive: dict[tuple[torch.dtype, ParityCase], dict[str, float]] = {}
+    for narrow in NARROW:
+        of_dtype = {key: oracle for key, oracle in by_key.items() if key[0] == narrow and key[1].length <= NAIVE_LENGTH}
+        if of_dtype:
+            naive |= zip(of_dtype, naive_errors(list(of_dtype.values())), strict=True)
+    with backends.force(op, backend):
+        return {key: _Compared(oracle.errors(getattr(api, op)), naive.get(key, {})) for key, oracle in by_key.items()}
+
+
+def _rows(dtype: torch.dtype, size: Size, compared: Mapping[str, _Compared]) -> Iterator[Parity]:
+    for quantity in next(iter(compared.values())).errors:
+        errors = {case: found.errors[quantity] for case, found in compared.items()}
+        ratios = {
+            case: _ratio(found.errors[quantity], found.naive[quantity])
+            for case, found in compared.items()
+            if found.naive
+        }
+        case_name, error = worst(errors)
+        naive_case, ratio = worst(ratios) if ratios else ("", None)
+        yield Parity(quantity, dtype, size, error, case_name, len(errors), ratio, naive_case)
 
 
 def carries(op: str, backend: str, *, device: str, size: Size) -> Iterator[Carry]:
@@ -215,7 +252,7 @@ def speed_up(op: str, backend: str, *, device: str, size: Size, dtype: torch.dty
     return reference / own
 
 
-def _cases(op: str, dtype: torch.dtype) -> Iterable[ParityCase]:
+def _cases(op: str, dtype: torch.dtype) -> list[ParityCase]:
     cases = list(parity_cases(op))
     if op == "wkv6" and dtype in NARROW:
         cases += [replace(case, coarse=True) for case in cases if case.length == NAIVE_LENGTH]
@@ -232,9 +269,8 @@ def _ratio(error: float, naive: float) -> float:
 def _require_the_same_oracle(op: str, device: str) -> None:
     inputs = ParityCase(op, 64).inputs(32)
     there = {name: tensor.to(device) for name, tensor in inputs.items()}
-    expected = Oracle(op, inputs).expected
-    for name, tensor in Oracle(op, there).expected.items():
-        error = rms_error(tensor, expected[name])
+    [here], [found] = oracles(op, [inputs]), oracles(op, [there])
+    for name, error in rms_errors(found.expected, here.expected).items():
         if not error <= _ORACLES_AGREE:
             raise OracleError(
                 f"the fp64 oracle of {op} gives another {name} on {device} than on the CPU: relative error "

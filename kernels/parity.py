@@ -1,6 +1,5 @@
 """Parity with the fp64 oracle: one metric and one procedure, for the project's tests and for gate G0."""
 
-import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,18 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from kernels import api, backends, reference
+from kernels import api, backends
+from kernels.walks import (
+    VALUES,
+    Operation,
+    Run,
+    cast,
+    exact_walks,
+    loss_weights,
+    naive_walks,
+    require_shape,
+    values_dtype,
+)
 
 LENGTHS = (1, 2, 63, 64, 65, 127, 128, 257, 1000)
 # What the decays of a case are like: keep_all is exactly 1, forget_all exactly 0.
@@ -20,20 +30,8 @@ OPS_WITH_DECAYS = ("wkv6", "ssd")
 OPS_WITH_STATE = ("wkv6", "ssd", "causal_conv1d", "selective_scan")
 # At the longest length, where the oracle takes most of its time, two kinds stand for all.
 DECAYS_AT_THE_LONGEST = ("typical", "near_one")
-# Inputs whose dtype a backend may take as it is. Parameters, steps and states are never narrower than fp32, and neither
-# is the decay of wkv6 unless a case says so.
-VALUES = {
-    "wkv6": ("r_BTHK", "k_BTHK", "v_BTHV"),
-    "ssd": ("x_BTHP", "B_BTGN", "C_BTGN"),
-    "causal_conv1d": ("x_BTC",),
-    "selective_scan": ("u_BTC", "B_BTN", "C_BTN"),
-    "cross_entropy": ("logits_NV",),
-    "rms_norm": ("x_BTD",),
-    "gated_rms_norm": ("x_BTD", "z_BTD"),
-}
 NARROW = (torch.bfloat16, torch.float16)
 
-Operation = Callable[..., Tensor | tuple[Tensor, Tensor]]
 Name = TypeVar("Name")
 
 
@@ -49,11 +47,23 @@ def rms_error(actual: Tensor, expected: Tensor) -> float:
     >>> rms_error(torch.tensor([3.0, 4.5]), torch.tensor([3.0, 4.0]))
     0.1
     """
-    if actual.shape != expected.shape:
-        raise ValueError(f"cannot compare shape {list(actual.shape)} with the expected {list(expected.shape)}")
-    wanted = expected.detach().double().cpu()
-    difference = float((actual.detach().double().cpu() - wanted).norm())
-    scale = float(wanted.norm())
+    return rms_errors({"": actual}, {"": expected})[""]
+
+
+def rms_errors(actual: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, float]:
+    """``rms_error`` of everything expected, by name, on its device: a GPU is waited for once and not once a number."""
+    norms = torch.stack([norm for name, tensor in expected.items() for norm in _norms(actual[name], tensor)]).tolist()
+    return {name: _relative(*norms[2 * i : 2 * i + 2]) for i, name in enumerate(expected)}
+
+
+def _norms(actual: Tensor, expected: Tensor) -> tuple[Tensor, Tensor]:
+    """Norms in fp64 of the difference and of what was expected."""
+    require_shape(actual, expected.shape)
+    wanted = expected.detach().double()
+    return (actual.detach().to(wanted) - wanted).norm(), wanted.norm()
+
+
+def _relative(difference: float, scale: float) -> float:
     if not math.isfinite(difference) or not math.isfinite(scale):
         return math.nan
     if scale == 0:
@@ -66,40 +76,54 @@ def worst(errors: Mapping[Name, float]) -> tuple[Name, float]:
     return max(errors.items(), key=lambda item: math.inf if math.isnan(item[1]) else item[1])
 
 
+@dataclass(frozen=True)
 class Oracle:
     """What the fp64 oracle of an operation makes of some inputs: the truth that implementations are held against.
 
     It gets the inputs as they are, already rounded, and runs on their device. The loss weights ``y`` and the final
     state with fixed random numbers, so both send gradients; the numbers are rounded to the dtype of the values, so that
-    every implementation gets the same ones. ``expected`` holds what it found, by name.
+    every implementation gets the same ones.
+
+    weights   these numbers, by name of the output
+    expected  by name: ``y``, ``final_state`` where there is one, and ``grad <input>`` for every input that is not an
+              integer
     """
 
-    def __init__(self, op: str, inputs: Mapping[str, Tensor]) -> None:
-        self.op, self.inputs = op, inputs
-        self._dtype = inputs[VALUES[op][0]].dtype
-        exact = {name: _cast(tensor.detach(), torch.float64) for name, tensor in inputs.items()}
-        with backends.force(op, backends.REFERENCE):
-            self.expected = _outputs_and_gradients(getattr(api, op), exact, self._dtype)
+    op: str
+    inputs: Mapping[str, Tensor]
+    weights: Mapping[str, Tensor]
+    expected: Mapping[str, Tensor]
 
     def errors(self, function: Operation) -> dict[str, float]:
         """Errors of ``function``, which takes the inputs by name, as the public operation does.
 
-        Returns ``rms_error`` by name: ``y``, ``final_state`` where there is one, and ``grad <input>`` for every input
-        that is not an integer. The gradient of an input that ``function`` never uses counts as zero.
+        Returns ``rms_error`` by the names of ``expected``. The gradient of an input that ``function`` never uses counts
+        as zero. Raises ``ValueError`` when an output has another shape than the oracle's.
         """
-        actual = _outputs_and_gradients(function, self.inputs, self._dtype)
-        return {name: rms_error(actual[name], expected) for name, expected in self.expected.items()}
+        run = Run(function, self.inputs)
+        return rms_errors({**run.outputs, **run.gradients(self.weights)}, self.expected)
 
-    def errors_of_naive(self) -> dict[str, float]:
-        """The same of the reference computed wholly in the dtype of the values: what rounding alone may cost."""
-        inputs = {name: _cast(tensor.detach(), self._dtype) for name, tensor in self.inputs.items()}
-        actual = _outputs_and_gradients(_naive(self.op), inputs, self._dtype)
-        return {name: rms_error(actual[name], expected) for name, expected in self.expected.items()}
+
+def oracles(op: str, cases: Sequence[Mapping[str, Tensor]]) -> list[Oracle]:
+    """The oracle of each case, all of one shape: in one walk where the operation allows (``walks.SIDE_BY_SIDE``)."""
+    found = zip(cases, exact_walks(op, cases), strict=True)
+    return [Oracle(op, inputs, walk.weights, walk.found) for inputs, walk in found]
+
+
+def naive_errors(cases: Sequence[Oracle]) -> list[dict[str, float]]:
+    """Errors of the reference computed wholly in the dtype of the values: what rounding alone may cost.
+
+    The cases share their operation, this dtype and their shape, and walk together as in ``oracles``.
+    """
+    [op] = {case.op for case in cases}
+    found = zip(cases, naive_walks(op, [case.inputs for case in cases]), strict=True)
+    return [rms_errors(walk.found, case.expected) for case, walk in found]
 
 
 def errors_of(function: Operation, op: str, inputs: Mapping[str, Tensor]) -> dict[str, float]:
     """Errors of ``function`` against the fp64 oracle of ``op``: see ``Oracle.errors``."""
-    return Oracle(op, inputs).errors(function)
+    [oracle] = oracles(op, [inputs])
+    return oracle.errors(function)
 
 
 def compare(op: str, backend: str, inputs: Mapping[str, Tensor]) -> dict[str, float]:
@@ -117,11 +141,12 @@ def carry_errors(op: str, backend: str, inputs: Mapping[str, Tensor], cuts: Sequ
     Both run on the backend. Returns ``rms_error`` by name, as ``Oracle.errors`` does. Raises ``BackendError``.
     """
     function = getattr(api, op)
-    dtype = inputs[VALUES[op][0]].dtype
     with backends.force(op, backend):
-        whole = _outputs_and_gradients(function, inputs, dtype)
-        parts = _outputs_and_gradients(_in_parts(function, cuts), inputs, dtype)
-    return {name: rms_error(parts[name], expected) for name, expected in whole.items()}
+        whole = Run(function, inputs)
+        weights = loss_weights(whole.outputs, values_dtype(op, inputs))
+        parts = Run(_in_parts(function, cuts), inputs)
+        found = {**parts.outputs, **parts.gradients(weights)}
+        return rms_errors(found, {**whole.outputs, **whole.gradients(weights)})
 
 
 def _in_parts(function: Operation, cuts: Sequence[int]) -> Operation:
@@ -136,41 +161,6 @@ def _in_parts(function: Operation, cuts: Sequence[int]) -> Operation:
         return torch.cat(ys, dim=1), inputs[state]
 
     return run
-
-
-def _naive(op: str) -> Operation:
-    """The reference of ``op``: takes the inputs by their public names, and has the options of the operation."""
-    function = getattr(reference, f"{op}_reference")
-    options = [p.default for p in inspect.signature(getattr(api, op)).parameters.values() if p.default is not p.empty]
-
-    def run(**inputs: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        # None stands for a state, which is among the inputs
-        result: Tensor | tuple[Tensor, Tensor] = function(*inputs.values(), *(o for o in options if o is not None))
-        return result
-
-    return run
-
-
-def _outputs_and_gradients(function: Operation, inputs: Mapping[str, Tensor], values: torch.dtype) -> dict[str, Tensor]:
-    given = {
-        name: tensor.detach().clone().requires_grad_(tensor.is_floating_point()) for name, tensor in inputs.items()
-    }
-    leaves = {name: tensor for name, tensor in given.items() if tensor.requires_grad}
-    results = function(**given)
-    outputs = {"y": results} if isinstance(results, Tensor) else dict(zip(("y", "final_state"), results, strict=True))
-    # drawn on the CPU, so that every device sees the same loss
-    generator = torch.Generator().manual_seed(0)
-    weights = [torch.randn(t.shape, generator=generator).to(values).to(t) for t in outputs.values()]
-    gradients = torch.autograd.grad(
-        list(outputs.values()), list(leaves.values()), weights, allow_unused=True, materialize_grads=True
-    )
-    named = {f"grad {name}": gradient for name, gradient in zip(leaves, gradients, strict=True)}
-    return {**outputs, **named}
-
-
-def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """In another dtype; integers stay integers."""
-    return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
 
 @dataclass(frozen=True)
@@ -207,7 +197,7 @@ class ParityCase:
         made = _MAKERS[self.op](generator, self.length, self.decays, *sizes)
         narrow = {*VALUES[self.op], *(["log_w_BTHK"] if self.coarse else [])}
         other = torch.float32 if dtype in NARROW else dtype
-        return {name: _cast(t, dtype if name in narrow else other).to(device) for name, t in made.items()}
+        return {name: cast(t, dtype if name in narrow else other).to(device) for name, t in made.items()}
 
 
 def parity_cases(*ops: str) -> Iterator[ParityCase]:

@@ -1,8 +1,11 @@
 """The definition of correct: each operation written as its equations are, recurrences as a loop over positions.
 
 Every function is differentiable by autograd in all its inputs and both states, runs in any floating dtype on any
-device, and serves as the oracle in fp64. None of them is fast.
+device, and serves as the oracle in fp64. None of them is fast. (Positions are taken by one ``unbind``: the gradient of
+a slice is a tensor as long as what it was cut from, zero elsewhere, and would cost as much again as the recurrence.)
 """
+
+from collections.abc import Iterator
 
 import torch
 from jaxtyping import Float, Int
@@ -24,10 +27,10 @@ def wkv6_reference(
     """
     state_BHKV = initial_BHKV
     ys = []
-    for t in range(r_BTHK.shape[1]):
-        kv_BHKV = k_BTHK[:, t, :, :, None] * v_BTHV[:, t, :, None, :]
-        ys.append(torch.einsum("bhk,bhkv->bhv", r_BTHK[:, t], state_BHKV + u_HK[:, :, None] * kv_BHKV))
-        state_BHKV = log_w_BTHK[:, t, :, :, None].exp() * state_BHKV + kv_BHKV
+    for r_BHK, k_BHK, v_BHV, log_w_BHK in _positions(r_BTHK, k_BTHK, v_BTHV, log_w_BTHK):
+        kv_BHKV = k_BHK[..., :, None] * v_BHV[..., None, :]
+        ys.append(torch.einsum("bhk,bhkv->bhv", r_BHK, state_BHKV + u_HK[:, :, None] * kv_BHKV))
+        state_BHKV = log_w_BHK[..., None].exp() * state_BHKV + kv_BHKV
     return torch.stack(ys, dim=1), state_BHKV
 
 
@@ -48,11 +51,11 @@ def ssd_reference(
     C_BTHN = C_BTGN.repeat_interleave(heads_per_group, dim=2)
     state_BHPN = initial_BHPN
     ys = []
-    for t in range(x_BTHP.shape[1]):
-        decay_BH = (dt_BTH[:, t] * A_H).exp()
-        write_BHP = dt_BTH[:, t, :, None] * x_BTHP[:, t]
-        state_BHPN = decay_BH[..., None, None] * state_BHPN + write_BHP[..., :, None] * B_BTHN[:, t, :, None, :]
-        ys.append(torch.einsum("bhpn,bhn->bhp", state_BHPN, C_BTHN[:, t]))
+    for x_BHP, dt_BH, B_BHN, C_BHN in _positions(x_BTHP, dt_BTH, B_BTHN, C_BTHN):
+        decay_BH = (dt_BH * A_H).exp()
+        write_BHP = dt_BH[..., None] * x_BHP
+        state_BHPN = decay_BH[..., None, None] * state_BHPN + write_BHP[..., :, None] * B_BHN[..., None, :]
+        ys.append(torch.einsum("bhpn,bhn->bhp", state_BHPN, C_BHN))
     return torch.stack(ys, dim=1), state_BHPN
 
 
@@ -66,8 +69,8 @@ def causal_conv1d_reference(
     """Depthwise causal convolution over the last w inputs: see ``kernels.causal_conv1d``."""
     memory_BCw = initial_BCw
     ys = []
-    for t in range(x_BTC.shape[1]):
-        window_BCw = torch.cat([memory_BCw, x_BTC[:, t, :, None]], dim=-1)
+    for (x_BC,) in _positions(x_BTC):
+        window_BCw = torch.cat([memory_BCw, x_BC[..., None]], dim=-1)
         ys.append((window_BCw * weight_Cw).sum(-1) + bias_C)
         memory_BCw = window_BCw[..., 1:]
     y_BTC = torch.stack(ys, dim=1)
@@ -89,11 +92,11 @@ def selective_scan_reference(
     """
     state_BCN = initial_BCN
     ys = []
-    for t in range(u_BTC.shape[1]):
-        decay_BCN = (delta_BTC[:, t, :, None] * A_CN).exp()
-        write_BC = delta_BTC[:, t] * u_BTC[:, t]
-        state_BCN = decay_BCN * state_BCN + write_BC[:, :, None] * B_BTN[:, t, None, :]
-        ys.append((state_BCN * C_BTN[:, t, None, :]).sum(-1) + D_C * u_BTC[:, t])
+    for u_BC, delta_BC, B_BN, C_BN in _positions(u_BTC, delta_BTC, B_BTN, C_BTN):
+        decay_BCN = (delta_BC[..., None] * A_CN).exp()
+        write_BC = delta_BC * u_BC
+        state_BCN = decay_BCN * state_BCN + write_BC[..., None] * B_BN[:, None, :]
+        ys.append((state_BCN * C_BN[:, None, :]).sum(-1) + D_C * u_BC)
     return torch.stack(ys, dim=1), state_BCN
 
 
@@ -124,3 +127,8 @@ def gated_rms_norm_reference(
     groups = (x_BTD * z_BTD * torch.sigmoid(z_BTD)).chunk(num_groups, dim=-1)
     one = torch.ones_like(weight_D[: groups[0].shape[-1]])
     return torch.cat([rms_norm_reference(group, one, eps) for group in groups], dim=-1) * weight_D
+
+
+def _positions(*sequences: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """What each of ``[B, T, ...]`` holds at each position, in their order."""
+    return zip(*(sequence.unbind(1) for sequence in sequences), strict=True)

@@ -15,6 +15,7 @@ from harness.kernel_parity import (
     carries,
     dtypes_of,
     model_errors,
+    parities,
     parity,
     sizes_to_compare,
     sizes_used,
@@ -24,7 +25,7 @@ from harness.sufficiency import wake
 from harness.thresholds import load_thresholds
 from kernels import backends, reference, wkv6_chunked
 from kernels import parity as kernel_cases
-from kernels.parity import Oracle, ParityCase, carry_errors
+from kernels.parity import ParityCase, carry_errors, errors_of, naive_errors, oracles, parity_cases, worst
 from models import get_model
 
 LIMITS = load_thresholds().of("G0")
@@ -112,8 +113,8 @@ def test_a_kernel_much_worse_than_the_naive_recurrence_fails_though_its_error_is
 
 
 def test_the_naive_recurrence_itself_is_level_with_itself():
-    oracle = Oracle("wkv6", ParityCase("wkv6", 33).inputs(8, torch.bfloat16))
-    naive = oracle.errors_of_naive()
+    [oracle] = oracles("wkv6", [ParityCase("wkv6", 33).inputs(8, torch.bfloat16)])
+    [naive] = naive_errors([oracle])
     assert 1e-3 < naive["final_state"] < 1e-1
     assert oracle.errors(lambda **inputs: computes_in_bfloat16(*inputs.values())) == naive
 
@@ -129,9 +130,70 @@ NAIVE_FORMS = [
 
 @pytest.mark.parametrize(("op", "dtype"), NAIVE_FORMS)
 def test_every_operation_has_a_naive_form_in_16_bits(op, dtype):
-    naive = Oracle(op, ParityCase(op, 17).inputs(8, dtype)).errors_of_naive()
+    [naive] = naive_errors(oracles(op, [ParityCase(op, 17).inputs(8, dtype)]))
     assert all(math.isfinite(error) and error < 0.3 for error in naive.values()), naive
     assert max(naive.values()) > 1e-4
+
+
+def test_dtypes_and_kinds_of_decay_that_walk_together_are_measured_as_if_alone(native, short):
+    """The numbers of each case by itself, taken here in the plainest way."""
+    backend = native(computes_in_bfloat16)
+    found = parities("wkv6", backend, device="cpu", size=SMALL, dtypes=[torch.float32, torch.bfloat16])
+    assert list(found) == [torch.float32, torch.bfloat16]
+    for dtype, rows in found.items():
+        alone, naive = {}, {}
+        for case in parity_cases("wkv6"):
+            [oracle] = oracles("wkv6", [case.inputs(8, dtype)])
+            with backends.force("wkv6", backend):
+                alone[str(case)] = oracle.errors(kernel_parity.api.wkv6)
+            [naive[str(case)]] = naive_errors([oracle])
+        assert [row.quantity for row in rows] == list(alone["wkv6-T1-typical"])
+        for row in rows:
+            errors = {case: found[row.quantity] for case, found in alone.items()}
+            assert (row.case, row.error) == (worst(errors)[0], pytest.approx(worst(errors)[1], rel=1e-9))
+            assert (row.num_cases, row.dtype) == (len(alone), dtype)
+            if row.narrow:
+                ratios = {
+                    case: kernel_parity._ratio(error, naive[case][row.quantity]) for case, error in errors.items()
+                }
+                assert row.over_naive == pytest.approx(worst(ratios)[1], rel=1e-9)
+            else:
+                assert row.over_naive is None
+
+
+def test_a_decay_as_coarse_as_the_values_is_a_case_of_its_own(native, monkeypatch):
+    monkeypatch.setattr(kernel_cases, "LENGTHS", (5, 9))
+    monkeypatch.setattr(kernel_cases, "DECAYS_AT_THE_LONGEST", ("typical",))
+    monkeypatch.setattr(kernel_parity, "NAIVE_LENGTH", 5)
+    coarse = []
+
+    def forgets_when_the_decay_is_coarse(r, k, v, log_w, u, state):
+        coarse.append(log_w.dtype == torch.bfloat16)
+        y, final = computes_in_fp32(r, k, v, log_w, u, state)
+        return y, final * (1 - coarse[-1])
+
+    backend = native(forgets_when_the_decay_is_coarse)
+    found = {row.quantity: row for row in parity("wkv6", backend, device="cpu", size=SMALL, dtype=torch.bfloat16)}
+    assert (len(coarse), sum(coarse), found["y"].num_cases) == (13, 6, 13)
+    assert found["final_state"].error == pytest.approx(1.0)
+    assert found["final_state"].case.endswith("-coarse")
+
+
+def test_the_backend_is_called_case_by_case_and_the_oracle_once_a_length(short):
+    shapes = []
+
+    def watching(kernel):
+        def wrapped(*inputs):
+            shapes.append(tuple(inputs[0].shape))
+            return kernel(*inputs)
+
+        return wrapped
+
+    before = backends.calls.copy()
+    with backends.wrap("ssd", watching):
+        parity("ssd", "chunked", device="cpu", size=SMALL)
+    assert shapes == [(2, case.length, 8, 8) for case in parity_cases("ssd")], "rows and heads of one case"
+    assert (backends.calls - before)["ssd", "reference"] == 2
 
 
 @pytest.mark.parametrize(("error", "naive", "ratio"), [(1e-3, 1e-3, 1.0), (0.0, 0.0, 0.0), (1e-3, 0.0, math.inf),
@@ -159,11 +221,12 @@ def test_the_state_of_ssd_may_have_another_size_than_the_head():
 
 
 def test_an_input_that_is_never_used_has_a_gradient_of_zero_and_not_an_exception():
-    oracle = Oracle("wkv6", ParityCase("wkv6", 5).inputs(8))
-    errors = oracle.errors(
+    errors = errors_of(
         lambda r_BTHK, k_BTHK, v_BTHV, log_w_BTHK, u_HK, initial_state_BHKV: reference.wkv6_reference(
             r_BTHK, k_BTHK, v_BTHV, log_w_BTHK, u_HK, torch.zeros_like(initial_state_BHKV)
-        )
+        ),
+        "wkv6",
+        ParityCase("wkv6", 5).inputs(8),
     )
     assert errors["grad initial_state_BHKV"] == pytest.approx(1.0)
 
@@ -180,7 +243,7 @@ def test_a_state_that_is_handed_on_and_ignored_shows_in_parts_only():
     inputs = {**ParityCase("ssd", 20).inputs(8)}
     inputs["initial_state_BHPN"] = torch.zeros_like(inputs["initial_state_BHPN"])
     with backends.wrap("ssd", ignore_initial_state):
-        assert Oracle("ssd", inputs).errors(kernel_parity.api.ssd)["y"] < 1e-5
+        assert errors_of(kernel_parity.api.ssd, "ssd", inputs)["y"] < 1e-5
         assert carry_errors("ssd", "chunked", inputs, (7,))["y"] > 0.1
         assert max(row.error for row in carries("ssd", "chunked", device="cpu", size=SMALL)) > 0.1
 
@@ -233,14 +296,14 @@ def test_an_oracle_that_depends_on_the_device_is_no_oracle(monkeypatch):
     kernel_parity._require_the_same_oracle("ssd", "cpu")
     made = []
 
-    class Drifting(Oracle):
-        def __init__(self, *arguments):
-            super().__init__(*arguments)
-            made.append(self)
-            if len(made) == 2:
-                self.expected["y"] = self.expected["y"] * (1 + 1e-7)
+    def drifting(op, cases):
+        [oracle] = oracles(op, cases)
+        made.append(oracle)
+        if len(made) == 2:
+            oracle.expected["y"].mul_(1 + 1e-7)
+        return [oracle]
 
-    monkeypatch.setattr(kernel_parity, "Oracle", Drifting)
+    monkeypatch.setattr(kernel_parity, "oracles", drifting)
     with pytest.raises(OracleError, match="fp64 oracle of ssd gives another y on cpu than on the CPU"):
         kernel_parity._require_the_same_oracle("ssd", "cpu")
 

@@ -1,6 +1,7 @@
 """Every backend against the fp64 oracle: outputs, final states and all gradients, at every length and decay."""
 
 import functools
+import math
 
 import pytest
 import torch
@@ -165,6 +166,26 @@ def test_rms_error_of_anything_not_finite_passes_no_limit(bad):
 def test_rms_error_refuses_shapes_that_would_broadcast():
     with pytest.raises(ValueError, match=r"shape \[2, 1\] with the expected \[2\]"):
         parity.rms_error(torch.zeros(2, 1), torch.zeros(2))
+
+
+def test_many_errors_are_what_each_is_alone():
+    expected = {"y": torch.tensor([3.0, 4.0]), "final_state": torch.zeros(2), "grad x": torch.tensor([1.0])}
+    actual = {"grad x": torch.tensor([math.nan]), "y": torch.tensor([3.0, 4.5]), "final_state": torch.ones(2)}
+    found = parity.rms_errors(actual, expected)
+    assert list(found) == list(expected)
+    assert (found["y"], found["final_state"]) == (pytest.approx(0.1), math.inf)
+    assert math.isnan(found["grad x"])
+
+
+def drops_a_position(r, k, v, log_w, u, state):
+    y, final = reference.wkv6_reference(r, k, v, log_w, u, state)
+    return y[:, 1:], final
+
+
+def test_an_output_of_another_shape_is_refused():
+    inputs = parity.ParityCase("wkv6", 4).inputs(head_size=8)
+    with pytest.raises(ValueError, match=r"shape \[2, 3, 2, 8\] with the expected \[2, 4, 2, 8\]"):
+        parity.errors_of(public(drops_a_position), "wkv6", inputs)
 
 
 def test_inputs_are_the_same_every_time_and_differ_by_length():

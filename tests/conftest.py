@@ -2,24 +2,34 @@
 
 import os
 
-import jaxtyping
 import torch
-from hypothesis import HealthCheck, settings
 
 pytest_plugins = ["pytester"]
 
 # Sessions inside tests are no part of a job of GitHub Actions: its summary is not theirs
 os.environ.pop("GITHUB_ACTIONS", None)
 
-# Timings on shared machines say nothing about correctness, so no deadline
-settings.register_profile("dev", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.register_profile("ci", parent=settings.get_profile("dev"), derandomize=True)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
-
 
 def pytest_configure(config):
+    # A decision comes by here, too: without paths pytest starts from the folder of the tests
+    if not config.option.graduate:
+        _check_shapes()
+        _set_up_hypothesis()
+
+
+def _check_shapes():
+    import jaxtyping
+
     # Before anything imports kernels or models: their jaxtyping annotations are enforced in tests, free in use.
-    # - a decision comes by here, too: without paths pytest starts from the folder of the tests
-    # - torch.compile cannot follow the checks, and on a GPU it compiles what is trained
-    if not config.option.graduate and not torch.cuda.is_available():
+    # torch.compile cannot follow the checks, and on a GPU it compiles what is trained
+    if not torch.cuda.is_available():
         jaxtyping.install_import_hook(["kernels", "models"], "beartype.beartype")
+
+
+def _set_up_hypothesis():
+    from hypothesis import HealthCheck, settings
+
+    # Timings on shared machines say nothing about correctness, so no deadline
+    settings.register_profile("dev", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.register_profile("ci", parent=settings.get_profile("dev"), derandomize=True)
+    settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))

@@ -1,6 +1,6 @@
 """What a training step takes: what can be counted of it beforehand, and peak memory and speed as measured.
 
-``count`` runs one forward pass and times nothing. ``measure`` needs a process of its own, since the peak of a process
+``count`` runs one forward pass and times nothing. ``WarmedUp`` needs a process of its own, since the peak of a process
 is that of everything it did before.
 """
 
@@ -34,7 +34,8 @@ from models.protocol import State, capabilities
 WINDOWS = 5
 WINDOW_S = 1.0
 WARM_UP_STEPS = 3
-"""The first step allocates the moments of Adam; a GPU chooses its kernels in the first few."""
+"""The first step allocates the moments of Adam; a GPU chooses its kernels in the first few. The last one is taken when
+the measuring begins, for a process that waited has to find its caches again."""
 
 YARDSTICK_S = 0.1
 YARDSTICK_WIDTH = {"cpu": 512, "cuda": 4096}
@@ -57,7 +58,7 @@ class Resources:
     share         least share of its threads that a matrix product got before, between and after the windows: 1 on an
                   idle machine; 1 on a GPU, where it is not known
     yardstick     operations a second of that product, median: the same for all sizes or they do not compare
-    began         ISO time (UTC) before the model was built
+    began         ISO time (UTC) after the warm-up, before anything of this was timed or read
     """
 
     tokens_per_s: tuple[float, ...]
@@ -180,43 +181,57 @@ def _tokens(config: RunConfig, device: str) -> Tensor:
     return torch.randint(config.data.vocab_size, (rows, length), generator=generator).to(device)
 
 
-def measure(build: Callable[[], nn.Module], config: RunConfig, device: str) -> Resources:
-    """Take training steps of a fresh model and see what they take. Call it once, in a process of its own.
+class WarmedUp:
+    """A fresh model that has taken its first steps; ``measure`` sees what further ones take, now or much later.
 
-    Raises ``BusyError`` when the threads did not get ``LEAST_SHARE`` of their cores.
+    Make one, in a process of its own, and measure once. Meanwhile it holds weights and moments: what a GPU has free is
+    given back, so that others find room. Its peak is counted from before the model is built, and nobody is told of it
+    before ``measure``.
     """
-    threads = config.train.threads
-    if device == "cpu":
-        configure_cpu(threads)
-    kernels.backends.describe(device)
-    _yardstick(device, threads)  # libraries load and allocate here, not in what is measured
-    memory = _Memory(device)
-    began = datetime.now(UTC).isoformat(timespec="microseconds")
 
-    step = TrainingStep(build(), config, device)
-    for _ in range(WARM_UP_STEPS):
+    def __init__(self, build: Callable[[], nn.Module], config: RunConfig, device: str) -> None:
+        self.device, self.threads = device, config.train.threads
+        if device == "cpu":
+            configure_cpu(self.threads)
+        kernels.backends.describe(device)
+        _yardstick(device, self.threads)  # libraries load and allocate here, not in what is measured
+        self.memory = _Memory(device)
+        self.step = TrainingStep(build(), config, device)
+        for _ in range(WARM_UP_STEPS - 1):
+            self.step()
+        _synchronize(device)
+        if device == "cuda":
+            torch.cuda.empty_cache()
+
+    def measure(self) -> Resources:
+        """Take the last step of the warm-up, then the windows.
+
+        Raises ``BusyError`` when the threads did not get ``LEAST_SHARE`` of their cores.
+        """
+        device, threads, step = self.device, self.threads, self.step
+        began = datetime.now(UTC).isoformat(timespec="microseconds")
         step()
-    steps = max(1, math.ceil(WINDOW_S / _timed(step, 1, device)[0]))
-    rulers, windows = [_yardstick(device, threads)], []
-    for _ in range(WINDOWS):
-        windows.append(_timed(step, steps, device))
-        rulers.append(_yardstick(device, threads))
-    share = min(share for share, _ in rulers) if device == "cpu" else 1.0
-    if share < LEAST_SHARE:
-        raise BusyError(
-            f"a matrix product on {threads} threads got {share:.0%} of their processor time, and {LEAST_SHARE:.0%} is "
-            f"the least with which a speed is a speed\n  next  stop what else runs here, and run this check alone: "
-            f"pytest suites/graduation -k resource -n 0"
+        steps = max(1, math.ceil(WINDOW_S / _timed(step, 1, device)[0]))
+        rulers, windows = [_yardstick(device, threads)], []
+        for _ in range(WINDOWS):
+            windows.append(_timed(step, steps, device))
+            rulers.append(_yardstick(device, threads))
+        share = min(share for share, _ in rulers) if device == "cpu" else 1.0
+        if share < LEAST_SHARE:
+            raise BusyError(
+                f"a matrix product on {threads} threads got {share:.0%} of their processor time, and {LEAST_SHARE:.0%} "
+                f"is the least with which a speed is a speed\n  next  stop what else runs here, and run this check "
+                f"alone: pytest suites/graduation -k resource -n 0"
+            )
+        return Resources(
+            tokens_per_s=tuple(step.tokens * steps / wall for wall, _ in windows),
+            steps_a_window=steps,
+            peak_bytes=self.memory.peak_above_start(),
+            cpu_share=sum(cpu for _, cpu in windows) / sum(wall for wall, _ in windows) / threads,
+            share=share,
+            yardstick=statistics.median(rate for _, rate in rulers),
+            began=began,
         )
-    return Resources(
-        tokens_per_s=tuple(step.tokens * steps / wall for wall, _ in windows),
-        steps_a_window=steps,
-        peak_bytes=memory.peak_above_start(),
-        cpu_share=sum(cpu for _, cpu in windows) / sum(wall for wall, _ in windows) / threads,
-        share=share,
-        yardstick=statistics.median(rate for _, rate in rulers),
-        began=began,
-    )
 
 
 def _timed(step: TrainingStep, steps: int, device: str) -> tuple[float, float]:

@@ -6,7 +6,8 @@ pytestmark = pytest.mark.check("RESUME")
 
 
 def test_a_killed_training_goes_on_as_if_nothing_had_happened(bench, judge, tmp_path):
-    from fixtures.resumes import UnfinishedError, prove_resume
+    from fixtures.resume_parts import UnfinishedError
+    from fixtures.resumes import prove_resume
     from harness.resume_proof import round_trip
 
     seed = bench.seeds[0]

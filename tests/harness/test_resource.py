@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from fixtures.presets import load_preset
 from harness import resource
-from harness.resource import BusyError, TrainingStep, count, measure, saved_bytes
+from harness.resource import BusyError, TrainingStep, WarmedUp, count, saved_bytes
 
 VOCAB, WIDTH = 64, 8
 CONFIG = load_preset(
@@ -75,14 +76,42 @@ def test_a_busy_machine_is_refused(monkeypatch):
     # more threads than there ever are cores: what they get of their time is below any limit
     monkeypatch.setattr(resource, "LEAST_SHARE", 2.0)
     with pytest.raises(BusyError, match="processor time"):
-        measure(Toy, CONFIG, "cpu")
+        WarmedUp(Toy, CONFIG, "cpu").measure()
+
+
+def test_the_measuring_begins_when_it_is_asked_for_and_the_peak_before_the_model(monkeypatch):
+    monkeypatch.setattr(resource, "WINDOW_S", 0.01)
+    monkeypatch.setattr(resource, "YARDSTICK_S", 0.01)
+    monkeypatch.setattr(resource, "LEAST_SHARE", 0.0)
+    done = []
+
+    class Seen(Toy):
+        def forward(self, tokens_BT: Tensor) -> Tensor:
+            done.append("step")
+            return super().forward(tokens_BT)
+
+    def build():
+        done.append("build")
+        return Seen()
+
+    monkeypatch.setattr(resource._Memory, "__init__", lambda self, device: done.append("memory"))
+    monkeypatch.setattr(resource._Memory, "peak_above_start", lambda self: done.append("peak") or 1)
+    warm = WarmedUp(build, CONFIG, "cpu")
+    assert done == ["memory", "build", *["step"] * (resource.WARM_UP_STEPS - 1)]
+
+    asked = datetime.now(UTC)
+    found = warm.measure()
+    assert datetime.fromisoformat(found.began) >= asked
+    assert done[-1] == "peak"
+    # the rest of the warm-up, one step to see how long it takes, and the windows
+    assert done.count("step") == resource.WARM_UP_STEPS + 1 + resource.WINDOWS * found.steps_a_window
 
 
 def test_a_measurement_is_complete_json(monkeypatch):
     monkeypatch.setattr(resource, "WINDOW_S", 0.01)
     monkeypatch.setattr(resource, "YARDSTICK_S", 0.01)
     monkeypatch.setattr(resource, "LEAST_SHARE", 0.0)
-    found = measure(Toy, CONFIG, "cpu")
+    found = WarmedUp(Toy, CONFIG, "cpu").measure()
 
     assert len(found.tokens_per_s) == resource.WINDOWS
     assert min(found.tokens_per_s) <= found.speed <= max(found.tokens_per_s)

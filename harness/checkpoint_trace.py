@@ -37,17 +37,13 @@ def over_checkpoints(directory: Path, model: nn.Module, look: Callable[[nn.Modul
     return found
 
 
-def trace_checkpoints(
-    directory: Path, model: nn.Module, windows: Windows, *, device: str, batch_size: int = 16
-) -> dict[int, dict[str, Any]]:
+def trace_checkpoints(directory: Path, model: nn.Module, windows: Windows, *, device: str) -> dict[int, dict[str, Any]]:
     """The numbers of a probe row (``harness.probe_row``) of each kept step, all from true states of ``windows``.
 
     A probe in training looks at a few short windows; these are as many and as long as the caller wants, so that a
     change from step to step is one of the weights. The model must have the hook ``state``.
     """
-    return over_checkpoints(
-        directory, model, lambda seen: probe_row(sample_states(seen, windows, device=device, batch_size=batch_size))
-    )
+    return over_checkpoints(directory, model, lambda seen: probe_row(sample_states(seen, windows, device=device)))
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from harness.batching import rows_at_once
 from harness.data import Windows
 from harness.evaluation import to_device
 from harness.metrics.cka import debiased_cka, gram, permutation_null
@@ -26,6 +27,7 @@ RANKED_TEXTS = 16
 """Texts whose effective rank is taken: singular values of large states cost seconds, and the median moves little."""
 
 BATCH = 32
+"""Windows of one pass on a CPU."""
 
 # [texts, heads, rows, columns]
 _MATRIX_DIMS = 4
@@ -109,7 +111,7 @@ class Likeness:
 def likeness(model: nn.Module, windows: Windows, *, device: str, seed: int) -> Likeness:
     """States at the end of the windows, compared; ``seed`` is that of the permutations. Needs the hook ``state``."""
     parts: dict[StatePath, list[Tensor]] = defaultdict(list)
-    for inputs, _, _ in windows.batches(BATCH):
+    for inputs, _, _ in windows.batches(rows_at_once(BATCH, windows.length, device)):
         for path, state in state_after(model, to_device(inputs, torch.device(device))).long_items():
             parts[path].append(state.cpu())
     grams: dict[tuple[int, str], Tensor] = {}

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from harness.batching import rows_at_once
 from harness.data import Split, Windows
 from harness.evaluation import autocast, to_device
 from harness.metrics.context import ContextLosses, key_targets
@@ -89,7 +90,7 @@ def _losses(
     rows = texts[:, index].reshape(-1, context + 1)
     place = torch.device(device)
     losses: list[Tensor] = []
-    batch = max(1, BATCH_TOKENS // context)
+    batch = rows_at_once(max(1, BATCH_TOKENS // context), context, device)
     with observing(model):
         for begin in range(0, len(rows), batch):
             tokens = to_device(rows[begin : begin + batch], place)

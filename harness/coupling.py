@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from harness.ablation import donors, long_branches, states_at, swap
+from harness.batching import rows_at_once
 from harness.data import Windows
 from harness.evaluation import to_device
 from harness.interaction import BATCH, HORIZON, boundaries_of
@@ -96,7 +97,7 @@ def measure_coupling(model: nn.Module, windows: Windows, *, device: str, seed: i
     horizon = min(HORIZON, max(windows.length // 4, 1))
     boundaries = boundaries_of(windows.length, horizon)
     partner = donors(windows.documents, seed)
-    states = states_at(model, inputs_nT, boundaries, BATCH)
+    states = states_at(model, inputs_nT, boundaries, rows_at_once(BATCH, windows.length, device))
     found = [
         _exchange(Text(model, inputs_nT[:, t : t + horizon], targets_nT[:, t : t + horizon]), state, partner)
         for t, state in zip(boundaries, states, strict=True)
@@ -163,7 +164,8 @@ class Text:
         return F.cross_entropy(logits_bhV.mT, targets_bh, reduction="none").sum(1)
 
     def _batches(self) -> list[slice]:
-        return [slice(begin, begin + BATCH) for begin in range(0, len(self.inputs_nh), BATCH)]
+        rows = rows_at_once(BATCH, self.inputs_nh.shape[1], self.inputs_nh.device)
+        return [slice(begin, begin + rows) for begin in range(0, len(self.inputs_nh), rows)]
 
 
 def _rows(state: State, rows: slice) -> State:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from harness.batching import rows_at_once
 from harness.data import Windows
 from harness.evaluation import to_device
 from harness.metrics.growth import (
@@ -161,7 +162,7 @@ def position_growth(model: nn.Module, windows: Windows, *, trained: int, device:
     if {(path.branch, path.kind) for path, _ in state.long_items()} <= caches:
         return PositionGrowth(positions, trained, not_measured="every state holds one entry a token: none accumulates")
     try:
-        for inputs, targets, _ in windows.batches(BATCH):
+        for inputs, targets, _ in windows.batches(rows_at_once(BATCH, windows.length, device)):
             targets_BT = to_device(targets, torch.device(device))
             with _losses_of(model, targets_BT, losses):
                 read = trace(model, to_device(inputs, torch.device(device)), positions)

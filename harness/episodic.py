@@ -3,7 +3,7 @@
 Prompts come from ``fixtures.needles``; here the model reads them and the answers are scored.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from harness.batching import rows_at_once
 from harness.metrics.intervals import LEVEL, ClusterRatio, Interval, bootstrap_ratio, design_effect, t_interval, wilson
 from harness.metrics.probe import Probe, choose_penalty, fit_probe, usable_information
 from harness.state_sketch import Site, Sketcher
@@ -42,6 +43,7 @@ TRANSPLANTS = 64
 """Prompts whose state is exchanged."""
 
 BATCH_ROWS = 32
+"""Prompts of one pass on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -157,8 +159,7 @@ def read_prompts(
     """Features of the state before the query and after it. The model must have the hook ``state``."""
     before: dict[tuple[int, Site], list[Tensor]] = {}
     after: dict[tuple[int, Site], list[Tensor]] = {}
-    for begin in range(0, len(prompts), BATCH_ROWS):
-        rows = slice(begin, begin + BATCH_ROWS)
+    for rows in _batches(prompts, device):
         filler, query = ids(prompts.filler[rows], device), ids(prompts.queries[rows], device)
         state, read = state_after(model, ids(prompts.statements[rows], device)), 0
         for lag in lags:
@@ -169,6 +170,12 @@ def read_prompts(
                 for site, features in sketch(found, place).items():
                     parts.setdefault((lag, site), []).append(features.cpu())
     return _joined(before), _joined(after)
+
+
+def _batches(prompts: Prompts, device: str) -> Iterator[slice]:
+    length = sum(part.shape[1] for part in (prompts.statements, prompts.filler, prompts.queries))
+    size = rows_at_once(BATCH_ROWS, length, device)
+    return (slice(begin, begin + size) for begin in range(0, len(prompts), size))
 
 
 def _joined(parts: Mapping[tuple[int, Site], list[Tensor]]) -> Features:
@@ -279,8 +286,7 @@ def transplants(
     """
     host_n, donor_n = [], []
     given: dict[str, list[Integers]] = {}
-    for begin in range(0, len(prompts), BATCH_ROWS):
-        rows = slice(begin, begin + BATCH_ROWS)
+    for rows in _batches(prompts, device):
         filler, query = ids(prompts.filler[rows, :lag], device), ids(prompts.queries[rows], device)
         pair = torch.from_numpy(np.stack([prompts.values[rows], prompts.others[rows]], axis=1))
         own = state_after(model, torch.cat([ids(prompts.statements[rows], device), filler], dim=1))

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from harness.ablation import long_branches, states_at
+from harness.batching import rows_at_once
 from harness.data import DataError, Windows
 from harness.evaluation import to_device
 from harness.interaction import BATCH, HORIZON, boundaries_of
@@ -94,7 +95,8 @@ def measure_flow(
     inputs, _, _ = next(windows.batches(len(windows)))
     inputs_nT = to_device(inputs, torch.device(device))
     boundaries = boundaries_of(windows.length, min(HORIZON, max(windows.length // 4, 1)))
-    states = dict(zip(boundaries, states_at(model, inputs_nT, boundaries, BATCH), strict=True))
+    rows = rows_at_once(BATCH, windows.length, device)
+    states = dict(zip(boundaries, states_at(model, inputs_nT, boundaries, rows), strict=True))
     plan = list(_spread(boundaries, len(windows), targets))
     spent = len(windows) * boundaries[-1]
     for count in donors:

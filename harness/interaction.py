@@ -1,7 +1,7 @@
 """What the state of each branch is worth, by ablation: the measurement behind D3, S4 and BALANCE."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,6 +19,7 @@ from harness.ablation import (
     swap,
     zero_state,
 )
+from harness.batching import rows_at_once
 from harness.data import Tokens, Windows
 from harness.metrics.balance import ratio_of_share
 from harness.metrics.interaction import interaction, loss_shares
@@ -33,7 +34,7 @@ LONG_HORIZON = 64
 """Tokens after the middle boundary, for the other document's LONG state only."""
 
 BATCH = 16
-"""Rows of one pass: more of them do not fit into a CPU's cache together with their logits."""
+"""Rows of one pass on a CPU: more of them do not fit into its cache together with their logits."""
 
 INACTIVE_KL = 1e-6
 """Nats a token. A swap that moves the next tokens by less is not felt: the limit of ``D3.activity``. Rounding
@@ -144,7 +145,7 @@ def ablate_states(model: nn.Module, windows: Windows, *, device: str, seed: int)
     horizon = min(HORIZON, max(windows.length // 4, 1))
     boundaries = boundaries_of(windows.length, horizon)
     partner = donors(windows.documents, seed).tolist()
-    states = states_at(model, inputs_nT, boundaries, BATCH)
+    states = states_at(model, inputs_nT, boundaries, rows_at_once(BATCH, windows.length, device))
     branches = long_branches(states[0])
     ablations = plan(branches)
     found = [
@@ -185,14 +186,14 @@ def self_swap(model: nn.Module, windows: Windows, *, device: str) -> float:
     """
     inputs_nT, targets_nT = _texts(windows, device)
     t = windows.length // 2
-    (state,) = states_at(model, inputs_nT, [t], BATCH)
+    (state,) = states_at(model, inputs_nT, [t], rows_at_once(BATCH, t, device))
     same = {
         f"{branch} {kinds}": swap(state, state.rows(range(len(windows))), branch, kinds)
         for branch in state.branches
         for kinds in ("long", "all")
     }
     end = min(t + HORIZON, windows.length)
-    found = continue_from(model, state, same, inputs_nT[:, t:end], targets_nT[:, t:end], BATCH)
+    found = _continue_at_once(model, state, same, inputs_nT[:, t:end], targets_nT[:, t:end])
     changes = [(ce - found.clean_ce).abs().max() for ce in found.ce.values()]
     return float(torch.stack([*changes, *(kl.abs().max() for kl in found.kl.values())]).max())
 
@@ -246,7 +247,14 @@ def _continue(
     donor = {"zero": zero_state(state), "mean": mean_state(state), "resample": other}
     ablated = {_key(a): swap(state, donor[a.replacement], a.branches, a.kinds) for a in ablations}
     after = slice(t, t + horizon)
-    return continue_from(model, state, ablated, inputs_nT[:, after], targets_nT[:, after], BATCH)
+    return _continue_at_once(model, state, ablated, inputs_nT[:, after], targets_nT[:, after])
+
+
+def _continue_at_once(
+    model: nn.Module, clean: State, ablated: Mapping[str, State], inputs_nh: Tensor, targets_nh: Tensor
+) -> Continuation:
+    rows = rows_at_once(BATCH, inputs_nh.shape[1], inputs_nh.device)
+    return continue_from(model, clean, ablated, inputs_nh, targets_nh, rows)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from harness.batching import rows_at_once
 from harness.episodic import CONTROL_LEVEL, Floats, Integers, choice_scores, ids, proportion
 from harness.metrics.intervals import ClusterRatio, Interval, bootstrap_ratio
 
@@ -79,7 +80,7 @@ def read_needles(model: nn.Module, sets: Sequence[Needles], *, device: str, seed
 
 
 def _scores(model: nn.Module, tokens: Integers, choices: Sequence[int], device: str) -> Floats:
-    batch = max(1, BATCH_TOKENS // tokens.shape[1])
+    batch = rows_at_once(max(1, BATCH_TOKENS // tokens.shape[1]), tokens.shape[1], device)
     scores = [
         choice_scores(model, ids(tokens[at : at + batch], device), choices) for at in range(0, len(tokens), batch)
     ]  # fmt: skip

@@ -13,12 +13,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from harness.batching import rows_at_once
 from harness.data import Windows
 from models.protocol import Activations, State, capabilities
 
 Floats = NDArray[np.float64]
 Site = tuple[int, str]
 """One branch of one layer."""
+
+BATCH = 16
+"""Windows of one pass on a CPU."""
 
 
 @dataclass
@@ -65,9 +69,7 @@ class ModelSample:
 
 
 @torch.no_grad()
-def sample_states(
-    model: nn.Module, windows: Windows, *, device: str, positions: int = 8, batch_size: int = 16
-) -> ModelSample:
+def sample_states(model: nn.Module, windows: Windows, *, device: str, positions: int = 8) -> ModelSample:
     """Run the model over the windows and keep states, writes, innovations and decays.
 
     ``positions`` places, spread evenly over the second half of the window (the first half fills the state), are
@@ -81,7 +83,7 @@ def sample_states(
     gates: dict[int, list[Tensor]] = defaultdict(list)
     gate_logits: dict[int, list[Tensor]] = defaultdict(list)
     documents = []
-    for inputs_BT, _, rows in windows.batches(batch_size):
+    for inputs_BT, _, rows in windows.batches(rows_at_once(BATCH, windows.length, device)):
         tokens_BT = torch.from_numpy(inputs_BT.astype(np.int64)).to(device)
         if "activations" in hooks:
             _, state, activations = model(tokens_BT, return_states=True, return_activations=True)

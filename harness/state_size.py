@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from harness.batching import rows_at_once
 from harness.data import Windows
 from harness.evaluation import to_device
 from harness.metrics.intervals import ClusterRatio, Interval, bootstrap_ratio
@@ -16,6 +17,9 @@ from harness.metrics.magnitude import headroom, memory_length, relative_distance
 from harness.state_shapes import grows
 from harness.trace import state_after, trace
 from models.protocol import Activations, State, StatePath
+
+BATCH = 16
+"""Windows of one pass on a CPU."""
 
 EARLY = 32
 """Tokens after which a state is first looked at."""
@@ -92,12 +96,15 @@ class Motions:
     num_documents: int
 
 
-def measure_magnitudes(model: nn.Module, windows: Windows, *, device: str, batch_size: int = 16) -> Magnitudes:
-    """Sizes of all LONG tensors after ``EARLY`` tokens and at the end of the windows, in batches of ``batch_size``."""
+def measure_magnitudes(model: nn.Module, windows: Windows, *, device: str) -> Magnitudes:
+    """Sizes of all LONG tensors after ``EARLY`` tokens and at the end of the windows."""
     tokens_BT = _tokens(windows, device)
     caches = grows(model, tokens_BT[:1])
     positions = range(STRIDE, windows.length + 1, STRIDE)
-    parts = [trace(model, batch_BT, positions) for batch_BT in torch.split(tokens_BT, batch_size)]
+    parts = [
+        trace(model, batch_BT, positions)
+        for batch_BT in torch.split(tokens_BT, rows_at_once(BATCH, windows.length, device))
+    ]
     kept = [p for p in (EARLY, windows.length) if p in positions]
     found = []
     for path, _ in parts[0].states[0].long_items():

@@ -134,3 +134,24 @@ def test_saturation_of_nothing_or_of_nan_is_no_number():
     assert math.isnan(state.gate_saturation(torch.zeros(0)))
     assert math.isnan(state.decay_saturation(torch.tensor([0.5, math.nan])).short)
     assert state.gate_saturation(torch.tensor([math.inf, 0.0])) == 0.5
+
+
+def test_many_matrices_are_shared_by_threads_bit_by_bit():
+    matrices = torch.randn(5, 20, 8, 6, generator=torch.Generator().manual_seed(0))
+    matrices[1, 3] = 0.0
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = spectrum.effective_rank(matrices)
+        torch.set_num_threads(3)
+        shared = spectrum.effective_rank(matrices)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(alone.nan_to_num(-1), shared.nan_to_num(-1))
+    assert shared.shape == (5, 20)
+    assert shared.isnan().sum() == 1
+
+
+def test_one_matrix_has_one_rank():
+    assert float(spectrum.effective_rank(torch.eye(4))) == pytest.approx(4)

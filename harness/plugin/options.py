@@ -90,7 +90,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--seeds",
         metavar="N",
-        help="seeds 0 .. N-1 of every training (default: 1; with --graduate what the evidence table demands)",
+        help="seeds of every training (default: 1; with --graduate what the evidence table demands)",
+    )
+    group.addoption(
+        "--first-seed",
+        default="0",
+        metavar="SEED",
+        help="the first of them, to repeat a run with others; the rest follow on it (default: %(default)s)",
     )
     group.addoption(
         "--set",
@@ -281,7 +287,7 @@ def _parse(config: pytest.Config, resolve: bool) -> Settings:
     scale = _scale(config)
     evidence = config.stash[TABLES].evidence
     demanded = evidence.scale(scale).seeds if option.graduate else 1
-    seeds = seeds_of(option.seeds if option.seeds is not None else str(demanded))
+    seeds = seeds_of(option.seeds if option.seeds is not None else str(demanded), option.first_seed)
     if len(seeds) < demanded:
         raise HarnessError(
             f"--seeds {option.seeds}: --graduate {scale} demands {demanded} seeds; leave --seeds out, or give more"

@@ -62,6 +62,7 @@ class Settings:
         words += ["--corpus", self.corpus] if self.corpus else []
         words += ["--device", self.device] if self.device != "auto" else []
         words += ["--seeds", str(len(self.seeds))] if len(self.seeds) != 1 else []
+        words += ["--first-seed", str(self.seeds[0])] if self.seeds[0] else []
         for key, value in self.overrides.items():
             words += ["--set", f"{key}={value}"]
         words += ["--store", str(self.store)] if self.store != Path(DEFAULT_STORE) else []
@@ -143,11 +144,13 @@ def log_states_override(every: str | None) -> list[str]:
     return [f"monitors.probe_every={every}"]
 
 
-def seeds_of(count: str) -> tuple[int, ...]:
-    """Seeds ``0 .. count - 1``. Raises HarnessError unless ``count`` is a whole number of at least 1."""
+def seeds_of(count: str, first: str = "0") -> tuple[int, ...]:
+    """``count`` seeds from ``first`` on. Raises HarnessError unless these are whole numbers, ``count`` at least 1."""
     if not count.isdecimal() or int(count) < 1:
         raise HarnessError(f"--seeds {count}: give a whole number of at least 1")
-    return tuple(range(int(count)))
+    if not first.isdecimal():
+        raise HarnessError(f"--first-seed {first}: give a whole number of at least 0")
+    return tuple(range(int(first), int(first) + int(count)))
 
 
 def require_writable(option: str, directory: Path) -> None:

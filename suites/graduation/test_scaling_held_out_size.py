@@ -8,7 +8,7 @@ pytestmark = pytest.mark.check("SCALING")
 @pytest.fixture
 def scaling(bench, judge, finished_runs_of):
     """The fit of the ladder, its registered prediction, and the run that came after."""
-    from fixtures.ladder import HELD_OUT_SEED
+    from fixtures.ladder import held_out_seed
     from fixtures.scaling import measure_scaling
     from fixtures.subjects import SubjectError
     from harness.graduation.predictions import PredictionError
@@ -16,8 +16,8 @@ def scaling(bench, judge, finished_runs_of):
 
     if bench.checkpoint is not None:
         judge.missing(f"{bench.checkpoint} is a single size: a law needs trainings of several")
-    if HELD_OUT_SEED in bench.seeds:
-        judge.invalid(f"seed {HELD_OUT_SEED} is kept for the run that is predicted: choose other --seeds")
+    if held_out_seed(bench) in bench.seeds:
+        judge.invalid(f"seed {held_out_seed(bench)} is kept for the run that is predicted: give fewer --seeds")
     try:
         return bench.once(("scaling",), lambda: measure_scaling(bench, finished_runs_of))
     except SubjectError as error:

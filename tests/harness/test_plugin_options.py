@@ -1,6 +1,7 @@
 """Options: what is accepted, what is refused with exit 4, and what --explain says."""
 
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -97,8 +98,12 @@ def test_an_override_given_twice_is_refused():
         parse_overrides(["train.lr=1", "train.lr=2"])
 
 
-def test_seeds_count_from_zero():
+def test_seeds_follow_on_the_first():
     assert seeds_of("3") == (0, 1, 2)
+    assert seeds_of("3", "7") == (7, 8, 9)
+    for wrong in ("-1", "1.5", "x", ""):
+        with pytest.raises(HarnessError, match="--first-seed"):
+            seeds_of("3", wrong)
     for wrong in ("0", "-1", "1.5", "x", ""):
         with pytest.raises(HarnessError, match="at least 1"):
             seeds_of(wrong)
@@ -121,6 +126,7 @@ def test_the_rerun_command_names_everything_that_was_not_a_default(tmp_path):
         f"pytest suites/a.py -m small --model 'my model.py:make' --checkpoint {tmp_path} --corpus markov --device cpu "
         f"--seeds 2 --set train.steps=9 --store {tmp_path} --fail-on-warn"
     )
+    assert "--seeds 2 --first-seed 5" in replace(settings, seeds=(5, 6)).command(["suites/a.py"])
 
 
 @pytest.mark.slow
@@ -130,6 +136,7 @@ def test_the_rerun_command_names_everything_that_was_not_a_default(tmp_path):
         (["--model", "nope"], "--model nope: no such model"),
         (["-m", "tiny or small"], "names 2 scales"),
         (["--seeds", "0"], "--seeds 0: give a whole number"),
+        (["--first-seed", "last"], "--first-seed last: give a whole number"),
         (["--set", "steps=3"], "is not SECTION.KEY=VALUE"),
         (["--checkpoint", "gone"], "--checkpoint gone: there is no such file"),
         (["--store", "conftest.py/store"], "--store conftest.py/store: cannot write there"),

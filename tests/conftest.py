@@ -1,8 +1,7 @@
 """Set-up of the project's own tests: shapes are checked at run time here and only here, where there is no GPU."""
 
+import functools
 import os
-
-import torch
 
 pytest_plugins = ["pytester"]
 
@@ -10,15 +9,16 @@ pytest_plugins = ["pytester"]
 os.environ.pop("GITHUB_ACTIONS", None)
 
 
-def pytest_configure(config):
-    # A decision comes by here, too: without paths pytest starts from the folder of the tests
-    if not config.option.graduate:
-        _check_shapes()
-        _set_up_hypothesis()
+def pytest_collectstart(collector):
+    """Before anything in this folder is imported; who asks for help or a decision comes by and collects nothing."""
+    _check_shapes()
+    _set_up_hypothesis()
 
 
+@functools.cache
 def _check_shapes():
     import jaxtyping
+    import torch
 
     # Before anything imports kernels or models: their jaxtyping annotations are enforced in tests, free in use.
     # torch.compile cannot follow the checks, and on a GPU it compiles what is trained
@@ -26,6 +26,7 @@ def _check_shapes():
         jaxtyping.install_import_hook(["kernels", "models"], "beartype.beartype")
 
 
+@functools.cache
 def _set_up_hypothesis():
     from hypothesis import HealthCheck, settings
 

@@ -59,6 +59,10 @@ class TrainConfig(Section):
     checkpoint_steps    steps whose weights are kept; those of the last step always are
     dtype               of the matrix products; auto is float32 on CPU and bfloat16 autocast on CUDA
     execution           of an update (harness.step); auto is graphed where that can be, else eager
+
+    Two remedies for a branch that is not used, both off unless set (harness.remedies says what each does):
+    state_grad_clip     largest L2 norm of a state's gradient where a row is cut in halves; eager updates
+    coupling_loss       weight of the squared difference of the logarithms of what two branches write; eager updates
     """
 
     steps: int = Field(default=1000, ge=1)
@@ -79,6 +83,8 @@ class TrainConfig(Section):
     checkpoint_steps: tuple[int, ...] = ()
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     execution: Literal["auto", "eager", "graphed"] = "auto"
+    state_grad_clip: float | None = Field(default=None, gt=0)
+    coupling_loss: float = Field(default=0.0, ge=0)
 
     @property
     def decay_steps(self) -> int:
@@ -141,6 +147,10 @@ class RunConfig(Section):
         for name, tokens in (("tokens", self.eval.tokens), ("final_tokens", self.eval.final_tokens)):
             if tokens < self.data.seq_len:
                 raise ValueError(f"eval.{name} {tokens} is less than one window of data.seq_len {self.data.seq_len}")
+        if self.train.state_grad_clip is not None and self.data.seq_len < 2:
+            raise ValueError(
+                "train.state_grad_clip cuts every row in halves, but data.seq_len is 1; give at least 2 or leave it out"
+            )
         return self
 
 

@@ -1,6 +1,8 @@
 """Ratios between branches as they used to be computed, beside the ones that mean something: what BALANCE prints."""
 
+import math
 from collections import defaultdict
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,7 +24,8 @@ COMPARED = 16
 
 @dataclass(frozen=True)
 class RawBalance:
-    """Ratios of the first branch over the second. None where the model does not show what a ratio needs.
+    """Ratios of the first branch over the second. None where the model does not show what a ratio needs; NaN where a
+    variance is zero, so that no ratio exists.
 
     output_variance_ratio      variances of the mixers' outputs before fusion, pooled over channels, positions, layers
     state_variance_ratio       variances of all entries of the true LONG states at the end of the windows
@@ -30,6 +33,8 @@ class RawBalance:
     enlarged_logit_change      largest change of a logit that this made
     write_over_residual        RMS of a branch's write over the RMS of the residual stream it is added to, by branch
                                and layer
+    silent_outputs             branches whose mixers put out one and the same number everywhere: an untrained RWKV-6,
+                               whose output matrix is zero
     """
 
     branches: tuple[str, str]
@@ -38,6 +43,16 @@ class RawBalance:
     enlarged_variance_ratio: float | None
     enlarged_logit_change: float | None
     write_over_residual: dict[str, dict[int, float]] | None
+    silent_outputs: tuple[str, ...]
+
+
+def log_spread(ratios: Sequence[float | None]) -> float | None:
+    """Standard deviation over seeds of the natural log of a ratio, with n - 1, nats.
+
+    None for fewer than two seeds, and where any of them has no ratio: the others' spread would be that of a choice.
+    """
+    logs = [math.log(ratio) if ratio is not None and 0 < ratio < math.inf else math.nan for ratio in ratios]
+    return float(np.std(logs, ddof=1)) if len(logs) > 1 and all(map(math.isfinite, logs)) else None
 
 
 def raw_balance(model: nn.Module, windows: Windows, *, device: str) -> RawBalance:
@@ -62,6 +77,9 @@ def raw_balance(model: nn.Module, windows: Windows, *, device: str) -> RawBalanc
         enlarged_variance_ratio=None if enlarged is None else _state_ratio(enlarged, first, second),
         enlarged_logit_change=None if enlarged is None else float((enlarged_nCV - logits_nCV).abs().max()),
         write_over_residual=seen.write_over_residual(),
+        silent_outputs=tuple(
+            branch for branch, found in zip((first, second), outputs, strict=True) if found and not found.variance
+        ),
     )
 
 
@@ -124,4 +142,4 @@ def _state_ratio(state: State, first: str, second: str) -> float:
 
 
 def _ratio(first: Moments, second: Moments) -> float:
-    return first.variance / second.variance if second.variance else float("nan")
+    return first.variance / second.variance if first.variance and second.variance else math.nan

@@ -1,5 +1,6 @@
 """The records behind the statefulness page: looked up by what they measured, said in words, or named as missing."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
@@ -148,8 +149,10 @@ def number(records: Records) -> str:
 
 
 def times(records: Records) -> str:
-    """A ratio as ``108,583x``: three digits, and which is over which where the record says so."""
+    """A ratio as ``108,583x``: three digits, and which is over which where the record says so; or why none."""
     value = mean(by_seed(records))
+    if math.isnan(value):
+        return "none: one of the two is exactly 0"
     rounded = f"{float(f'{value:.3g}'):,.0f}" if abs(value) >= 100 else format_number(value)
     which = records[0].note.partition(",")[0]
     return f"{rounded}x{', ' + which if ' over ' in which else ''}"

@@ -170,13 +170,16 @@ def in_brief(page: Page) -> list[str]:
 def _balance(evidence: Evidence, branches: Sequence[str]) -> list[Row]:
     if len(branches) < 2:
         return []
+
+    def raw(what: str, metric: str) -> Row:
+        """A ratio of the trained model: that of the untrained one has a case of its own."""
+        return evidence.row(what, f"BALANCE.{metric}", evidence.find(f"BALANCE.{metric}", case=""), times)
+
     return [
-        evidence.row("raw type A, variance of outputs (71x then)", "BALANCE.type_a_raw_ratio", words=times),
+        raw("raw type A, variance of outputs (71x then)", "type_a_raw_ratio"),
         evidence.row("type A, smaller share of what is written", "BALANCE.smaller_write_share"),
-        evidence.row("raw type B, variance of states (108,583x then)", "BALANCE.type_b_raw_ratio", words=times),
-        evidence.row(
-            "raw type B of the same function in other units", "BALANCE.type_b_raw_ratio_rescaled", words=times
-        ),
+        raw("raw type B, variance of states (108,583x then)", "type_b_raw_ratio"),
+        raw("raw type B of the same function in other units", "type_b_raw_ratio_rescaled"),
         evidence.row("change of the logits by those units", "BALANCE.rescaling_keeps_the_function"),
         evidence.row("type B, larger over smaller effect on the loss", "COUPLING.ratio"),
     ]

@@ -29,6 +29,7 @@ from harness.errors import HarnessError
 from harness.evaluation import autocast, to_device
 from harness.metrics.gradients import gradient_norms
 from harness.optim import branch_parameters, learning_rate, make_optimizer, set_learning_rate
+from harness.remedies import Treatment, asked_for
 
 Mode = Literal["eager", "compiled", "graphed"]
 
@@ -62,7 +63,7 @@ def choose(model: nn.Module, config: TrainConfig, device: str, patch: str = "") 
     """
     if config.execution == "eager":
         return Choice("eager", "train.execution is eager")
-    against = _against_a_graph(model, device, patch)
+    against = _against_a_graph(model, config, device, patch)
     if against is None:
         return Choice("graphed", "the model offers capturable_forward, and nothing looks inside an update")
     if config.execution == "graphed":
@@ -70,12 +71,15 @@ def choose(model: nn.Module, config: TrainConfig, device: str, patch: str = "") 
     return Choice("eager", against)
 
 
-def _against_a_graph(model: nn.Module, device: str, patch: str) -> str | None:
+def _against_a_graph(model: nn.Module, config: TrainConfig, device: str, patch: str) -> str | None:
     """Why updates of this model cannot be captured here; None when they can."""
     if device != "cuda":
         return f"CUDA graphs need a GPU, and this is {device}"
     if patch:
         return f"the patch {patch} changes gradients or weights in the middle of an update"
+    remedies = asked_for(config)
+    if remedies:
+        return f"{remedies} needs states or writes, which capturable_forward does not give"
     for op in kernels.backends.OPS:
         if kernels.backends.altered(op):
             return f"{op} is forced or wrapped, which a graph would keep"
@@ -123,7 +127,8 @@ class TrainingStep:
     """Updates of one model, which must be where it is to be trained, on batches ``[B, T]`` of one shape.
 
     names  what a call returns, in order: ``loss`` (nats a token, before the update), ``grad_norm`` and
-           ``grad_norm_<branch>`` (L2 norms before clipping)
+           ``grad_norm_<branch>`` (L2 norms before clipping), then those of ``harness.remedies`` that the configuration
+           asks for; ``loss`` is the cross entropy alone, whatever is added to it
 
     ``before_clip`` and ``after_update`` may change gradients and weights; a graph has no place for them.
     ``close`` gives back what a graph holds.
@@ -148,6 +153,11 @@ class TrainingStep:
         self.branches = {name: list(members.values()) for name, members in branch_parameters(model).items()}
         self.names = ("loss", "grad_norm", *(f"grad_norm_{branch}" for branch in self.branches))
         self.forward: Callable[[Tensor], Tensor] = model
+        self.treatment = Treatment(model, config) if asked_for(config) else None
+        if self.treatment is not None:
+            assert mode == "eager", "states and writes are seen in the model's own pass only"
+            self.names = (*self.names, *self.treatment.names)
+            self.forward = self.treatment.read
         if mode != "eager":
             self.forward = model.capturable_forward()  # type: ignore[operator]
         self.captured: Captured | None = None
@@ -179,7 +189,8 @@ class TrainingStep:
         self.optimizer.zero_grad()
         if self.after_update is not None:
             self.after_update(self.model, step)
-        return torch.stack([loss, norm, *of_branches.values()]).detach().double()
+        treated = self.treatment.report() if self.treatment is not None else []
+        return torch.stack([loss, norm, *of_branches.values(), *treated]).detach().double()
 
     def _backward(self, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
         """Gradients of the mean cross entropy; returns that mean, in nats."""
@@ -191,7 +202,8 @@ class TrainingStep:
             with autocast(self.device, self.dtype):
                 logits_bTV = self.forward(inputs_BT[rows])
             loss = kernels.cross_entropy(logits_bTV.flatten(0, 1), targets_BT[rows].flatten()) / micro_batches
-            loss.backward()  # type: ignore[no-untyped-call]
+            whole = loss if self.treatment is None else self.treatment.add_to(loss)
+            whole.backward()  # type: ignore[no-untyped-call]
             total = total + loss.detach()
         return total
 

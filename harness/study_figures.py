@@ -1,4 +1,4 @@
-"""What the studies draw: answers to a learning rate, the cells of a design, variants on two axes and their ranks."""
+"""What the studies draw: answers to a knob, cells of a design, variants on two axes and their ranks, gates by step."""
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean
@@ -63,3 +63,12 @@ def ranking_figure(title: str, standings: Mapping[str, Standing]) -> MatrixFigur
         x_ticks=["loss", "low", "high", "balance", "low", "high", "P(frontier)"],
         y_ticks=rows,
     )
+
+
+def gates_figure(title: str, paths: Mapping[str, tuple[Sequence[int], Sequence[float]]]) -> LineFigure:
+    """A line a start of the mixing gate: ``(steps, share of RWKV-6, mean over layers and seeds)``."""
+    lines = {
+        name: [(float(step), share) for step, share in zip(steps, shares, strict=True)]
+        for name, (steps, shares) in paths.items()
+    }
+    return LineFigure(title, "updates", "mean gate (share of RWKV-6)", {"": lines})

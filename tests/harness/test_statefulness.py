@@ -1,5 +1,6 @@
 """The statefulness page: what it says follows from records, and what they do not hold is named."""
 
+import math
 import re
 
 import pytest
@@ -169,6 +170,7 @@ def test_numbers_of_one_and_of_several_seeds():
     )
     assert times([record("B.m", 61610403.6, note="rwkv over mamba, variances")]) == "61,600,000x, rwkv over mamba"
     assert times([record("B.m", 1.2648)]) == "1.265x"
+    assert times([record("B.m", math.nan)]) == "none: one of the two is exactly 0"
 
 
 def test_branches_are_those_that_have_a_state():

@@ -66,6 +66,7 @@ SEEN_BY = {
     "rank_one_rwkv6": ("state_health_score", "shs", PROBED),
     "hoarder": ("error", "resource and as_predicted", ALONE),
     "muted_rwkv": ("sign_of_life", "balance and dead", SHORT),
+    "starved_branch": ("share", "info_flow and part", SHORT),
     "deaf": ("final_loss", "overfit_small", SHORT),
     "undone_updates": ("unigram_margin", "baselines_naive", SHORT),
     "unsaved_memory": ("level", "resume_after", SHORT),
@@ -90,6 +91,8 @@ ALSO_SEEN_BY = {
     ("GROUNDING", "state_reset_each_turn"): ("heard", "grounding and heard", LESSONS),
     ("DRIFT", "state_reset_each_turn"): ("heard", "drift and a_change", LESSONS),
     ("GENOME", "frozen_state"): ("turn_distance", "genome", LESSONS),
+    ("GATES", "one_seed"): ("seeds_differ", "different_trainings", STUDY),
+    ("FIX", "one_seed"): ("seeds_differ", "trainings_of_its_own", STUDY),
 }
 
 
@@ -126,8 +129,9 @@ def test_the_check_fails_its_mutant(name, store, tmp_path):
 @pytest.mark.parametrize(("check", "name"), ALSO_SEEN_BY)
 def test_a_check_fails_the_mutant_of_another(check, name, store, tmp_path):
     metric, selection, size = ALSO_SEEN_BY[check, name]
+    suites = load_checks()[check].path if load_checks()[check].study else "suites"
     run = run_suites(store, tmp_path / "report", "-k", selection, "--model", f"mutant:{name}", *size,
-                    suites="suites", env=MADE_UP_REGISTRIES)  # fmt: skip
+                    suites=suites, env=MADE_UP_REGISTRIES)  # fmt: skip
 
     assert "FAIL" in run.statuses(check, metric), run.output
     assert run.status(check) == "FAIL"

@@ -12,8 +12,22 @@ FOUND = {
     "LR-PROBE": {"slope", "curvature", "aicc_gain", "starved"},
     "TOKENISATION": {"bits_per_byte", "effect", "p_value", "compute_ratio"},
     "PARETO": {"on_frontier", "loss_rank", "rank_correlation", "permutation_p", "trade_off"},
+    "GATES": {"share_at_warm_up", "drift", "slope", "spread", "ends_overlap", "attractor"},
+    "FIX": {
+        "state_share_change",
+        "state_share_log_odds_change",
+        "mean_state_share",
+        "information_share_unread",
+        "write_share_change",
+        "coupling_share_unread",
+        "loss_change",
+        "activity_fails",
+        "state_grad_clipped",
+        "coupling_loss",
+        "verdict",
+    },
 }
-FIGURES = {"LR-PROBE": 1, "TOKENISATION": 3, "PARETO": 2}
+FIGURES = {"LR-PROBE": 1, "TOKENISATION": 3, "PARETO": 2, "FIX": 1, "GATES": 1}
 
 
 @pytest.mark.slow

@@ -5,7 +5,8 @@
 DIR holds reports, at any depth: of healthy models, and of mutants, as ``benchmarks.mutant_matrix`` leaves them in its
 work directory. A limit's score of a report is the worst distance of its values from the pass band, negative outside.
 Moving the limit along that score condemns more or fewer; the area under the curve (AUC) is the chance that a broken
-model scores below a healthy one, ties counted half: 1 where some limit separates all of them, .5 where none helps.
+model scores below a healthy one, ties counted half, with its 90 % interval: 1 where some limit separates all of them,
+.5 where none helps.
 
 Only mutants that were made for a check count as broken for its limits, and a mutant breaks one thing: of a check with
 several limits it is enough that one of them tells it. So the table names the mutants that a limit tells from every
@@ -23,6 +24,8 @@ from pathlib import Path
 
 from fixtures.mutants import CONTROLS, MUTANTS
 from harness.errors import HarnessError
+from harness.metrics.drift import area_under_roc
+from harness.metrics.intervals import Interval
 from harness.records import Record, Status
 from harness.report import REPORT_FILE, Report
 from harness.rescore import read_report
@@ -50,9 +53,11 @@ class Separation:
     broken: list[Score] = field(default_factory=list)
 
     @property
-    def auc(self) -> float | None:
+    def auc(self) -> Interval | None:
         """Chance that a broken model scores below a healthy one; None unless both were read."""
-        return area([s.distance for s in self.healthy], [s.distance for s in self.broken])
+        if not self.healthy or not self.broken:
+            return None
+        return area_under_roc([s.distance for s in self.healthy], [s.distance for s in self.broken])
 
     @property
     def told(self) -> list[str]:
@@ -70,18 +75,6 @@ class Separation:
         if not self.broken or not self.healthy:
             return "not tested"
         return f"FAILs {caught} of {len(self.broken)}"
-
-
-def area(healthy: Sequence[float], broken: Sequence[float]) -> float | None:
-    """Area under the ROC: the share of pairs in which the broken one is lower, ties half. None without a pair.
-
-    Source: Hanley & McNeil, Radiology 143 (1982) 29: the area is the Wilcoxon statistic over the number of pairs.
-    """
-    pairs = len(healthy) * len(broken)
-    if not pairs:
-        return None
-    below = sum((b < h) + 0.5 * (b == h) for h in healthy for b in broken)
-    return below / pairs
 
 
 def separations(reports: Iterable[Report]) -> dict[Limit, Separation]:
@@ -125,7 +118,7 @@ def page(found: Mapping[Limit, Separation]) -> str:
     lines = ["| limit | AUC | healthy: worst, best | broken: worst, best | told from all healthy | limit in force |",
              "|---|---|---|---|---|---|"]  # fmt: skip
     for (check, metric), limit in sorted(found.items(), key=lambda item: not item[1].broken):
-        auc = "–" if limit.auc is None else f"{limit.auc:.2f}"
+        auc = "–" if limit.auc is None else f"{limit.auc.value:.2f} [{limit.auc.low:.2f}, {limit.auc.high:.2f}]"
         cells = (f"`{check}.{metric}`", auc, _ends(limit.healthy), _ends(limit.broken), ", ".join(limit.told) or "–")
         lines.append("| " + " | ".join((*cells, limit.verdict)) + " |")
     left = untold(found)

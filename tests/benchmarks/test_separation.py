@@ -29,11 +29,10 @@ def test_the_area_is_that_under_the_curve():
     # the curve itself: every place where the limit could stand, from the strictest to the most lenient
     places = np.sort(np.concatenate((healthy, broken, [-math.inf, math.inf])))
     condemned, caught = ([np.mean(scores < place) for place in places] for scores in (healthy, broken))
-    assert separation.area(healthy, broken) == pytest.approx(np.trapezoid(caught, condemned))
-    assert separation.area([1, 2], [0, -1]) == 1.0
-    assert separation.area([0, 0], [0]) == 0.5
-    assert separation.area([0], [1]) == 0.0
-    assert separation.area([], [1]) is None
+    found = separation.Separation(*([separation.Score("x", s, s, False) for s in part] for part in (healthy, broken)))
+    assert found.auc.value == pytest.approx(np.trapezoid(caught, condemned))
+    assert found.auc.low < found.auc.value < found.auc.high
+    assert separation.Separation(found.healthy).auc is None
 
 
 def test_a_limit_between_healthy_and_broken_separates_them():
@@ -46,7 +45,7 @@ def test_a_limit_between_healthy_and_broken_separates_them():
     assert [(s.subject, s.value) for s in (*limit.healthy, *limit.broken)] == [
         ("GF-MH", 2.4), ("RWKV6", 3.0), ("rank_one_state", 1.0),
     ]  # fmt: skip
-    assert (limit.auc, limit.told, limit.verdict) == (1.0, ["rank_one_state"], "FAILs 1 of 1")
+    assert (limit.auc.value, limit.told, limit.verdict) == (1.0, ["rank_one_state"], "FAILs 1 of 1")
     assert separation.untold(found) == []
 
 
@@ -54,7 +53,7 @@ def test_a_limit_that_cannot_tell_is_said_to_tell_nothing():
     found = separation.separations([
         report("GF-MH", 1.2, status=Status.FAIL), report("RWKV6", 3.0), report("mutant:rank_one_state", 2.5),
     ])  # fmt: skip
-    assert (found[LIMIT].auc, found[LIMIT].told, found[LIMIT].verdict) == (0.5, [], "FAILs GF-MH")
+    assert (found[LIMIT].auc.value, found[LIMIT].told, found[LIMIT].verdict) == (0.5, [], "FAILs GF-MH")
     assert separation.untold(found) == ["rank_one_state"]
     assert "Told by no limit of their check: rank_one_state." in separation.page(found)
 
@@ -77,7 +76,7 @@ def test_the_program_reads_a_folder_and_says_what_escaped(tmp_path, monkeypatch,
         (tmp_path / name / "report.json").touch()
     monkeypatch.setattr(separation, "read_report", lambda directory: reports[directory.name])
     assert separation.main([str(tmp_path)]) == 0
-    assert "| `D2.directions` | 1.00 |" in capsys.readouterr().out
+    assert "| `D2.directions` | 1.00 [" in capsys.readouterr().out
     reports["b"] = report("mutant:rank_one_state", 3.5)
     assert separation.main([str(tmp_path), "--out", str(tmp_path / "page.md")]) == 1
     assert "rank_one_state" in (tmp_path / "page.md").read_text()

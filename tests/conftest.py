@@ -1,7 +1,14 @@
 """Set-up of the project's own tests: shapes are checked at run time here and only here, where there is no GPU."""
 
+import fcntl
 import functools
 import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
 
 pytest_plugins = ["pytester"]
 
@@ -13,6 +20,29 @@ def pytest_collectstart(collector):
     """Before anything in this folder is imported; who asks for help or a decision comes by and collects nothing."""
     _check_shapes()
     _set_up_hypothesis()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """A test that times the machine runs while no other worker of pytest-xdist runs any."""
+    with _machine(alone=item.get_closest_marker("alone") is not None):
+        return (yield)
+
+
+@contextmanager
+def _machine(*, alone: bool) -> Iterator[None]:
+    """The machine: shared with the other workers, or waited for until they have nothing in hand."""
+    folder = Path(tempfile.gettempdir())
+    with (folder / f"groundthink-tests-{os.getuid()}.lock").open("w") as lock:
+        # whoever waits to be alone keeps the door, so that nobody slips in before
+        with (folder / f"groundthink-tests-{os.getuid()}.door").open("w") as door:
+            fcntl.flock(door, fcntl.LOCK_EX)
+            fcntl.flock(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        try:
+            yield
+        finally:
+            # closing would not do: a forked child that outlives its test has the file open, too
+            fcntl.flock(lock, fcntl.LOCK_UN)
 
 
 @functools.cache

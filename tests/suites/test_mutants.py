@@ -1,7 +1,7 @@
 """Every check can say no: its mutants FAIL it, by the metric meant to see them, and a healthy model does not."""
 
 import pytest
-from suite_runner import MADE_UP_REGISTRIES, SMALL, STUDY, run_suites
+from suite_runner import MADE_UP_REGISTRIES, SMALL, STUDY, run_suites, run_suites_when_quiet
 
 from fixtures.mutants import LATE_STEP, MUTANTS
 from harness.checks import load_checks
@@ -10,7 +10,7 @@ SHORT = (*SMALL, "--set", f"train.steps={LATE_STEP + 10}")
 SPIKED = (*SMALL, "--set", f"train.steps={2 * LATE_STEP + 230}", "--set", "monitors.probe_every=10")
 # with enough looks at the states to see how they move at the end
 PROBED = (*SHORT, "--set", "monitors.probe_every=2")
-# one thread: a second core that is busy spoils no measurement of time
+# what times the machine: one thread, because a second core that something else keeps busy spoils nothing then
 ALONE = (*SHORT, "--set", "train.threads=1")
 # sizes that differ in one thing, far enough for a short training to tell them apart
 WIDTHS = (*SMALL, "-p", "registry_of_widths", "--set", "train.steps=120")
@@ -111,14 +111,16 @@ def test_every_check_names_the_mutants_that_it_must_catch():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", MUTANTS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.alone if SEEN_BY[name][2] == ALONE else ()) for name in MUTANTS]
+)
 def test_the_check_fails_its_mutant(name, store, tmp_path):
     metric, selection, size = SEEN_BY[name]
     check = MUTANTS[name].caught_by
     # a study runs only where its file is named
     suites = load_checks()[check].path if load_checks()[check].study else "suites"
-    run = run_suites(store, tmp_path / "report", "-k", selection, "--model", f"mutant:{name}", *size,
-                    suites=suites, env=MADE_UP_REGISTRIES, alone=size == ALONE)  # fmt: skip
+    run = run_suites_when_quiet(store, tmp_path / "report", "-k", selection, "--model", f"mutant:{name}", *size,
+                    suites=suites, env=MADE_UP_REGISTRIES)  # fmt: skip
 
     assert "FAIL" in run.statuses(check, metric), run.output
     assert run.status(check) == "FAIL"
@@ -138,7 +140,11 @@ def test_a_check_fails_the_mutant_of_another(check, name, store, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", [SPIKED, WIDTHS, ALONE, LESSONS], ids=["long", "of widths", "alone", "taught"])
+@pytest.mark.parametrize(
+    "size",
+    [SPIKED, WIDTHS, pytest.param(ALONE, marks=pytest.mark.alone), LESSONS],
+    ids=["long", "of widths", "alone", "taught"],
+)
 def test_no_check_fails_a_healthy_model_by_those_metrics(size, store, tmp_path):
     # a healthy model in the studies: test_studies.py
     seen_by = {
@@ -148,8 +154,8 @@ def test_no_check_fails_a_healthy_model_by_those_metrics(size, store, tmp_path):
         and (row[2] == size if row[2] in (WIDTHS, ALONE, LESSONS) else size == SPIKED)
     }
     selection = " or ".join(f"({selection})" for _, selection, _ in seen_by.values())
-    run = run_suites(store, tmp_path / "report", "-k", selection, *size,
-                     suites="suites", env=MADE_UP_REGISTRIES, alone=size == ALONE)  # fmt: skip
+    run = run_suites_when_quiet(store, tmp_path / "report", "-k", selection, *size,
+                     suites="suites", env=MADE_UP_REGISTRIES)  # fmt: skip
 
     for name, (metric, _, _) in seen_by.items():
         statuses = run.statuses(MUTANTS[name].caught_by, metric)

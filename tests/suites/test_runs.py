@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from suite_runner import ROOT, SMALL, machine, run_suites
+from suite_runner import ROOT, SMALL, run_suites
 
 QUICK = (*SMALL, "--set", "train.steps=60", "--set", "eval.every_steps=20", "-k", "g2 or g3 or g4 or stop")
 
@@ -84,15 +84,14 @@ def test_ctrl_c_leaves_a_training_that_goes_on_where_it_was(store, tmp_path):
     steps = ("--set", "train.steps=400", "-k", "loss_falls")
     command = [sys.executable, "-m", "pytest", "suites/gates", "-p", "no:cacheprovider", "--store", str(mine),
                "--report", str(tmp_path / "report"), *SMALL, *steps]  # fmt: skip
-    with machine():
-        running = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        deadline = time.monotonic() + 120
-        while not (logs := list(mine.glob("runs/*.partial/metrics.jsonl"))) or logs[0].stat().st_size < 3000:
-            assert time.monotonic() < deadline
-            assert running.poll() is None, running.stdout.read()
-            time.sleep(0.2)
-        running.send_signal(signal.SIGINT)
-        output, _ = running.communicate(timeout=60)
+    running = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    deadline = time.monotonic() + 120
+    while not (logs := list(mine.glob("runs/*.partial/metrics.jsonl"))) or logs[0].stat().st_size < 3000:
+        assert time.monotonic() < deadline
+        assert running.poll() is None, running.stdout.read()
+        time.sleep(0.2)
+    running.send_signal(signal.SIGINT)
+    output, _ = running.communicate(timeout=60)
     assert running.returncode == 2, output
     partial = [path for path in (mine / "runs").iterdir() if path.name.endswith(".partial")]
     [saved] = partial[0].glob("resume/step-*")

@@ -18,6 +18,9 @@ FALSE_ALARMS = 0.05
 
 TURNS = 20
 
+UNLIKE = 0.005
+"""Dialogues without drift raise so many alarms so rarely that they are not like those that calibrated the detector."""
+
 
 def cusum(drop_nT: ArrayLike, slack: float = SLACK) -> FloatArray:
     """One-sided cumulative sum ``[n, T]`` of standardised drops: ``S_t = max(0, S_{t-1} + drop_t - slack)``, S_0 = 0.
@@ -36,11 +39,17 @@ def cusum(drop_nT: ArrayLike, slack: float = SLACK) -> FloatArray:
 
 @dataclass(frozen=True)
 class Detector:
-    """A calibrated detector: an alarm is a cumulative sum of ``(mean - z) / deviation`` above ``threshold``."""
+    """A calibrated detector: an alarm is a cumulative sum of ``(mean - z) / deviation`` above ``threshold``.
+
+    ``calibrated`` is the number of dialogues that set the threshold, ``above`` that of those whose largest sum lies
+    above it; both 0 for one that was not calibrated.
+    """
 
     mean: float
     deviation: float
     threshold: float
+    calibrated: int = 0
+    above: int = 0
 
     def sums(self, z_nT: ArrayLike) -> FloatArray:
         """Cumulative sums ``[n, T]`` of streams ``z_t = log p(what fits the persona) - log p(what contradicts it)``."""
@@ -49,6 +58,20 @@ class Detector:
     def alarms(self, z_nT: ArrayLike) -> FloatArray:
         """Turn of the first alarm of each stream ``[n]``, from 1; infinite where there is none."""
         return first_above(self.sums(z_nT), self.threshold)
+
+    def chance(self, alarms: int, dialogues: int) -> float:
+        """Probability that so many, or more, of so many other dialogues raise an alarm, if they are like those before.
+
+        The rate of alarms is not known, only that the threshold is one of the largest sums of ``calibrated`` dialogues:
+        over all that may have been drawn the number of alarms is beta-binomial with ``above + 1`` and ``calibrated -
+        above``. NaN without a calibration.
+        Source  the rank argument again: Wilks, Ann. Math. Stat. 13 (1942) 400.
+        """
+        from scipy.stats import betabinom
+
+        if self.calibrated == 0:
+            return math.nan
+        return float(betabinom.sf(alarms - 1, dialogues, self.above + 1, self.calibrated - self.above))
 
 
 def first_above(sums_nT: FloatArray, threshold: float) -> FloatArray:
@@ -79,7 +102,8 @@ def calibrate(in_control_nT: ArrayLike, *, rate: float = FALSE_ALARMS, turns: in
         raise ValueError("the streams without drift hold a value that is not finite, or do not vary: nothing to expect")
     mean, deviation = float(kept.mean()), float(kept.std(ddof=1))
     largest = cusum((mean - kept) / deviation).max(1)
-    return Detector(mean, deviation, float(np.sort(largest)[rank - 1]))
+    threshold = float(np.sort(largest)[rank - 1])
+    return Detector(mean, deviation, threshold, len(streams), len(streams) - rank)
 
 
 @dataclass(frozen=True)
@@ -87,6 +111,7 @@ class DriftReading:
     """What the detector does on dialogues that did not calibrate it.
 
     false_alarms share of dialogues without drift that raise an alarm within the turns of the calibration
+    chance       probability of as many of them or more (``Detector.chance``)
     detected     share of drifting dialogues that raise one from the change on, among those silent before it
     early        drifting dialogues with an alarm before the change: they have no delay
     mean_delay   turns from the change to the alarm, the first changed turn being 1, over the detected ones alone:
@@ -96,6 +121,7 @@ class DriftReading:
     """
 
     false_alarms: Interval
+    chance: float
     detected: Interval
     early: int
     mean_delay: float
@@ -118,7 +144,7 @@ def read_drift(
         )
     if not (np.isfinite(steady).all() and np.isfinite(drifting).all()):
         lost = Interval(math.nan, math.nan, math.nan, len(drifting), len(drifting))
-        return DriftReading(lost, lost, 0, math.nan, math.nan, lost)
+        return DriftReading(lost, math.nan, lost, 0, math.nan, math.nan, lost)
     wrong = int((detector.alarms(steady) <= turns).sum())
     alarms = detector.alarms(drifting)
     early = alarms <= change
@@ -127,6 +153,7 @@ def read_drift(
     detected = wilson(int(found.sum()), len(delays)) if len(delays) else Interval(math.nan, 0.0, 1.0, 0, 0)
     return DriftReading(
         wilson(wrong, len(steady)),
+        detector.chance(wrong, len(steady)),
         detected,
         int(early.sum()),
         float(delays[found].mean()) if found.any() else math.nan,

@@ -87,3 +87,16 @@ def delays_and_areas_are_counted() -> None:
     expect_between("low end of an area of 1", drift.area_under_roc(np.ones(200), np.zeros(200)).low, 0.98, 0.999)
     lost = drift.read_drift(drift.Detector(0.0, 1.0, 4.0), steady, steady + math.nan, change=4, turns=10)
     expect("area of a broken model (negative control)", lost.auc.value, math.nan)
+
+
+@known_answer("DRIFT")
+def a_calibration_is_one_draw_of_many() -> None:
+    """Two false alarms of 12 after 19 dialogues: 14 % by counting orders, not the 12 % of a known rate of 5 %."""
+    detector = drift.Detector(0.0, 1.0, 4.0, calibrated=19, above=0)
+    # the largest of 31 is one of the 19; then the second, third largest as well
+    expect("at least one of 12", detector.chance(1, 12), 12 / 31, 1e-12)
+    expect("at least two of 12", detector.chance(2, 12), 12 / 31 * 11 / 30, 1e-12)
+    expect("none or more", detector.chance(0, 12), 1.0, 1e-12)
+    expect("a tenth of very many calibrated to 5 %",
+           drift.Detector(0.0, 1.0, 4.0, calibrated=199_999, above=9_999).chance(20, 200), 0.0027, 1e-4)  # fmt: skip
+    expect("without a calibration (negative control)", drift.Detector(0.0, 1.0, 4.0).chance(1, 12), math.nan)

@@ -47,16 +47,17 @@ def test_a_change_is_heard(drifts, judge, publish_figure):
 
 
 def test_drift_is_seen_where_there_is_any(drifts, judge):
-    from harness.metrics.drift import FALSE_ALARMS
+    from harness.metrics.drift import FALSE_ALARMS, UNLIKE
 
     for drift, where in drifts:
         found, alarms = drift.reading, drift.reading.false_alarms
         judge.info("false_alarms", alarms.value, ci=alarms.ci, null_value=FALSE_ALARMS,
                    note=f"calibrated on {drift.calibrated} other dialogues", **where)  # fmt: skip
-        if alarms.low > FALSE_ALARMS:
+        if found.chance < UNLIKE:
             judge.invalid(
-                f"{alarms.value:.0%} of {alarms.n} dialogues without drift raise an alarm, and the detector was "
-                f"calibrated to {FALSE_ALARMS:.0%}: the dialogues that calibrated it are unlike these"
+                f"{alarms.value:.0%} of {alarms.n} dialogues without drift raise an alarm; that many have a chance of "
+                f"{found.chance:.2g} where they are like the {drift.calibrated} that calibrated the detector to "
+                f"{FALSE_ALARMS:.0%}, and below {UNLIKE:g} they are taken to be unlike them"
             )
         judge.info("detected", found.detected.value, ci=found.detected.ci, null_value=alarms.value,
                    note=f"{found.early} rang before the change", **where)  # fmt: skip

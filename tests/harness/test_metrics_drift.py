@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from registered_answers import fails, registered_in
 from scipy.special import ndtr
+from scipy.stats import binom
 
 from harness.metrics import drift, known_answers_drift
 from harness.metrics.drift import Detector, area_under_roc, calibrate, cusum, read_drift
@@ -30,6 +31,10 @@ def test_they_are_fast():
 true_cusum = drift.cusum
 
 
+def binomial_chance(_, alarms, dialogues):
+    return float(binom.sf(alarms - 1, dialogues, drift.FALSE_ALARMS))
+
+
 @pytest.mark.parametrize(
     ("name", "broken"),
     [
@@ -37,9 +42,10 @@ true_cusum = drift.cusum
         ("cusum", lambda drop, slack=0.5: np.cumsum(drop - slack, 1)),
         ("cusum", lambda drop, slack=0.5: true_cusum(-drop, slack)),
         ("first_above", lambda sums, h: np.where((sums > h).any(1), (sums > h).argmax(1), np.inf)),
+        ("Detector", type("Detector", (Detector,), {"chance": binomial_chance})),
         ("area_under_roc", lambda p, n: drift.wilson(float(sum(x > y for x in p for y in n)), len(p) * len(n))),
     ],
-    ids=["no slack", "may go below 0", "the wrong side", "from turn 0", "ties lose"],
+    ids=["no slack", "may go below 0", "the wrong side", "from turn 0", "as if the rate were known", "ties lose"],
 )
 def test_a_broken_metric_fails_a_known_answer(monkeypatch, name, broken):
     monkeypatch.setattr(drift, name, broken)
@@ -74,6 +80,22 @@ def test_another_dialogue_without_drift_is_rarely_an_alarm(kind, dialogues):
     rates = [(calibrate(streams(dialogues)).alarms(streams(100)) <= 20).mean() for _ in range(200)]
     # at most .05 in expectation; the mean of 200 calibrations is known to .004
     assert np.mean(rates) <= 0.065
+
+
+@pytest.mark.parametrize("sizes", [(19, 12), (199, 200)], ids=str)
+def test_dialogues_like_those_that_calibrated_are_rarely_called_unlike(sizes):
+    random = np.random.default_rng(4)
+    calibrating, measured = sizes
+
+    def chance_of(shift):
+        detector = calibrate(random.standard_normal((calibrating, 20)))
+        steady = random.standard_normal((measured, 20)) - shift
+        return read_drift(detector, steady, steady, change=4).chance
+
+    # .005 is asked for: 1 of 200 calibrations, 5 would be seen once in 300 times
+    assert sum(chance_of(0.0) < drift.UNLIKE for _ in range(200)) <= 5
+    # every turn a deviation lower: most of them ring
+    assert np.mean([chance_of(1.0) < drift.UNLIKE for _ in range(50)]) > 0.9
 
 
 def test_too_few_dialogues_or_turns_are_refused():

@@ -43,18 +43,12 @@ def states_at(model: nn.Module, tokens_nT: Tensor, positions: Sequence[int], bat
         trace(model, tokens_nT[begin : begin + batch_size], positions, activations=False)
         for begin in range(0, len(tokens_nT), batch_size)
     ]
-    return tuple(_stack([t.states[index] for t in traces]) for index in range(len(positions)))
+    return tuple(State.cat([t.states[index] for t in traces]) for index in range(len(positions)))
 
 
 def boundary_states(model: nn.Module, tokens_nT: Tensor, t: int, batch_size: int) -> State:
     """The true states of all rows after ``t`` tokens."""
     return states_at(model, tokens_nT, [t], batch_size)[0]
-
-
-def _stack(parts: Sequence[State]) -> State:
-    """One state of all rows out of the states of batches of rows."""
-    tensors = [dict(part.items()) for part in parts]
-    return parts[0].map(lambda path, _: torch.cat([part[path] for part in tensors]))
 
 
 def donors(documents: ArrayLike, seed: int) -> NDArray[np.int64]:

@@ -6,19 +6,23 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
+from harness.batching import rows_at_once
 from harness.forced_choice import Encode
 from harness.metrics.genome import adjusted_rand, genome, standardise
 from harness.metrics.magnitude import relative_distance
 from harness.metrics.spectrum import effective_rank
-from harness.metrics.state import rms
-from harness.trace import Trace, trace
+from harness.trace import trace
+from models.protocol import Activations, State
 
 Floats = NDArray[np.float64]
 
 MOST = 6
 """Types that are looked for, at most."""
+
+_CPU_ROWS = 16
+"""Dialogues of one pass on a CPU."""
 
 DISTANCE = "distance to the turn before"
 
@@ -58,12 +62,7 @@ def read_conversations(
     model: nn.Module, dialogues: Sequence[Scripted], encode: Encode, *, device: str, seed: int
 ) -> ConversationTypes:
     """Cluster dialogues of equally many turns. The model must have the hook ``state``, of a size that does not grow."""
-    names: list[str] = []
-    rows = []
-    for dialogue in dialogues:
-        names, features_TF = turn_features(model, dialogue.turns, encode, device)
-        rows.append(features_TF)
-    features_nTF = np.stack(rows)
+    names, features_nTF = course_features(model, [dialogue.turns for dialogue in dialogues], encode, device=device)
     suffix = f": {DISTANCE}"
     moved = {
         name.removesuffix(suffix): float(np.median(features_nTF[:, :, at]))
@@ -86,48 +85,81 @@ def read_conversations(
     )
 
 
-def turn_features(model: nn.Module, turns: Sequence[str], encode: Encode, device: str) -> tuple[list[str], Floats]:
-    """Names, and the features of each turn but the first ``[turns - 1, features]``: of each branch, layers averaged.
+def course_features(
+    model: nn.Module, courses: Sequence[Sequence[str]], encode: Encode, device: str
+) -> tuple[list[str], Floats]:
+    """Names, and the features of each turn but the first of dialogues of equally many ``[n, turns - 1, features]``.
 
-    Size of the LONG state at the end of the turn (log RMS), its effective rank where it is made of matrices, its
-    distance to that of the turn before; and the share of the state that was new at a token of the turn, where the model
-    says it.
+    Of each branch, layers averaged: size of the LONG state at the end of the turn (log RMS), its effective rank where
+    it is made of matrices, its distance to that of the turn before; and the share of the state that was new at a token
+    of the turn, where the model says it.
     """
-    ids = [encode(turn) for turn in turns]
-    ends = np.cumsum([len(each) for each in ids])
-    text_BT = torch.tensor([[token for each in ids for token in each]], device=device)
-    seen = trace(model, text_BT, ends.tolist())
+    ids = [[encode(turn) for turn in turns] for turns in courses]
+    size = rows_at_once(_CPU_ROWS, max(len(turn) for turns in ids for turn in turns), device)
+    parts = [_features(model, ids[begin : begin + size], device) for begin in range(0, len(ids), size)]
+    return parts[0][0], np.concatenate([features_nTF for _, features_nTF in parts])
+
+
+def _features(model: nn.Module, ids: Sequence[Sequence[Sequence[int]]], device: str) -> tuple[list[str], Floats]:
+    before = _read_turn(model, [turns[0] for turns in ids], None, device)
     names: list[str] = []
-    columns: list[list[float]] = []
-    for branch in dict.fromkeys(path.branch for path, _ in seen.states[0].long_items()):
-        for name, column in _branch_features(seen, branch).items():
-            names.append(f"{branch}: {name}")
-            columns.append(column)
-    return names, np.array(columns).T
+    by_turn = []
+    for at in range(1, len(ids[0])):
+        turn = _read_turn(model, [turns[at] for turns in ids], before.state, device)
+        columns = _columns(turn, before)
+        names, before = list(columns), turn
+        by_turn.append(torch.stack(list(columns.values()), dim=1).cpu().numpy())
+    return names, np.stack(by_turn, axis=1)
 
 
-def _branch_features(seen: Trace, branch: str) -> dict[str, list[float]]:
-    by_turn = [[tensor for path, tensor in state.long_items() if path.branch == branch] for state in seen.states]
-    later = by_turn[1:]
-    found = {
-        "log RMS": [_mean([float(np.log(rms(tensor))) for tensor in layers]) for layers in later],
-        DISTANCE: [
-            _mean([float(relative_distance(own, before)) for own, before in zip(layers, previous, strict=True)])
-            for previous, layers in zip(by_turn, later, strict=False)
-        ],
-    }
-    if all(tensor.dim() == 4 for tensor in later[0]):
-        found["effective rank"] = [
-            _mean([float(effective_rank(tensor).mean()) for tensor in layers]) for layers in later
-        ]
-    if seen.activations is not None and all(branch in layer.innovations for layer in seen.activations.layers):
-        new = [layer.innovations[branch].double().mean(-1)[0] for layer in seen.activations.layers]
-        found["innovation"] = [
-            _mean([float(share_T[begin:end].mean()) for share_T in new])
-            for begin, end in zip(seen.positions, seen.positions[1:], strict=False)
-        ]
+@dataclass(frozen=True)
+class _Turn:
+    """One turn of n dialogues: their states at its end, and by branch ``[n]`` the share of them that was new."""
+
+    state: State
+    new: dict[str, Tensor]
+
+
+def _read_turn(model: nn.Module, turns: Sequence[Sequence[int]], state: State | None, device: str) -> _Turn:
+    """Read a turn of each dialogue, those of one length in one pass."""
+    rows: list[int] = []
+    read: list[_Turn] = []
+    for length in sorted(set(map(len, turns))):
+        alike = [row for row, turn in enumerate(turns) if len(turn) == length]
+        text_BT = torch.tensor([turns[row] for row in alike], device=device)
+        seen = trace(model, text_BT, [length], state=None if state is None else state.rows(alike))
+        read.append(_Turn(seen.states[0], _innovations(seen.activations)))
+        rows += alike
+    in_order = torch.tensor(rows).argsort()
+    new = {branch: torch.cat([part.new[branch] for part in read])[in_order.to(device)] for branch in read[0].new}
+    return _Turn(State.cat([part.state for part in read]).rows(in_order), new)
+
+
+def _innovations(activations: Activations | None) -> dict[str, Tensor]:
+    """By branch ``[B]``, of those that every layer tells: mean over layers, positions and heads."""
+    if activations is None:
+        return {}
+    layers = [layer.innovations for layer in activations.layers]
+    told = [branch for branch in layers[0] if all(branch in layer for layer in layers)]
+    return {branch: _mean([layer[branch].double().flatten(1).mean(1) for layer in layers]) for branch in told}
+
+
+def _columns(turn: _Turn, before: _Turn) -> dict[str, Tensor]:
+    """Features by name, each ``[n]`` fp64."""
+    found: dict[str, Tensor] = {}
+    previous = dict(before.state.items())
+    for branch in dict.fromkeys(path.branch for path, _ in turn.state.long_items()):
+        layers = {path: tensor for path, tensor in turn.state.long_items() if path.branch == branch}
+        sizes = [tensor.double().flatten(1).square().mean(1).sqrt() for tensor in layers.values()]
+        found[f"{branch}: log RMS"] = _mean([size.log() for size in sizes])
+        distances = [relative_distance(tensor, previous[path]) for path, tensor in layers.items()]
+        found[f"{branch}: {DISTANCE}"] = _mean(distances)
+        if all(tensor.dim() == 4 for tensor in layers.values()):
+            found[f"{branch}: effective rank"] = _mean([effective_rank(t).mean(1) for t in layers.values()])
+        if branch in turn.new:
+            found[f"{branch}: innovation"] = turn.new[branch]
     return found
 
 
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+def _mean(layers: Sequence[Tensor]) -> Tensor:
+    return torch.stack(list(layers)).mean(0)

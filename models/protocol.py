@@ -80,6 +80,12 @@ class State:
         """Build a state from nested plain containers, as a user's own model would."""
         return cls(tuple({b: dict(kinds) for b, kinds in layer.items()} for layer in layers), tuple(gates))
 
+    @classmethod
+    def cat(cls, parts: Sequence["State"]) -> "State":
+        """One state of all documents, out of the states of batches of them, in that order. Gates are dropped."""
+        tensors = [dict(part.items()) for part in parts]
+        return parts[0].map(lambda path, _: torch.cat([part[path] for part in tensors]))
+
     def items(self) -> Iterator[tuple[StatePath, Tensor]]:
         """Every tensor with its path, in layer order."""
         for index, layer in enumerate(self.layers):

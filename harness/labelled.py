@@ -18,6 +18,28 @@ LARGEST_VOCABULARY = 1 << 16
 """Inputs are uint16."""
 
 
+LEARNED_BY = (
+    "kernels",
+    "models",
+    "harness.config",
+    "harness.data",
+    "harness.evaluation",
+    "harness.labelled",
+    "harness.labelled_step",
+    "harness.labelled_training",
+    "harness.metrics.clustered",
+    "harness.metrics.gradients",
+    "harness.metrics.intervals",
+    "harness.metrics.trend",
+    "harness.optim",
+    "harness.remedies",
+    "harness.runtime",
+    "harness.step",
+    "harness.trace",
+)
+"""What of the source decides how such examples are learned: a part of the key of every training on them."""
+
+
 class TaskError(HarnessError):
     """A task cannot be made as asked. The message names the parameter, and what it may be."""
 

@@ -37,7 +37,9 @@ from fixtures.presets import PRESETS, load_preset
 from harness.data import Split, TokenDataset, Tokens
 from harness.evaluation import to_device
 from harness.step import Mode, TrainingStep, choose
-from harness.train import _CUDA_ROWS, resolve_dtype, train
+from harness.train import train
+from harness.training_job import resolve_dtype
+from harness.training_loop import CUDA_ROWS
 from models import NOMINAL_VOCAB_SIZE, get_model
 from models.registry import model_config
 
@@ -288,7 +290,7 @@ def measure_loop(scale: str, device: str) -> Row:
     mode = choose(model, config.train, device).mode
     with tempfile.TemporaryDirectory(prefix="benchmark-loop-") as directory:
         train(model, _made_up_corpus(), config, Path(directory), seed=0, device=device, progress=arrivals)
-    rows = _CUDA_ROWS if device == "cuda" else 1
+    rows = CUDA_ROWS if device == "cuda" else 1
     marks = [arrivals.times_s[step] for step in range(LOOP_WARMUP, LOOP_STEPS + 1, rows)]
     summary = timing.summary([1e3 * (now - before) / rows for before, now in pairwise(marks)])
     tokens: int = getattr(config.train.batch_tokens, device)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmarks import kernels as kernel_times
-from benchmarks import peers, record, timing
+from benchmarks import peers, record, timing, workloads
 from benchmarks import step as step_times
 from kernels import backends
 
@@ -46,10 +46,10 @@ def test_time_in_which_kernels_overlap_counts_once():
 def test_floors_count_what_must_be_read_and_written():
     """RWKV-6 with all in bf16: 10 bytes a position and channel forward, 18 backward, beside the states."""
     B, T, H, K = 2, 8, 3, 4
-    inputs = kernel_times.wkv6_inputs(B, T, H, K, torch.bfloat16, torch.bfloat16)
-    workload = kernel_times.Workload("wkv6", "", lambda: inputs)
+    inputs = workloads.wkv6_inputs(B, T, H, K, torch.bfloat16, torch.bfloat16)
+    workload = workloads.Workload("wkv6", "", lambda: inputs)
     y, final = torch.empty(B, T, H, K, dtype=torch.bfloat16), torch.empty(B, H, K, K)
-    found = kernel_times.floor_bytes(workload, inputs, (y, final))
+    found = workloads.floor_bytes(workload, inputs, (y, final))
     channels, states, bonus = B * T * H * K, 4 * B * H * K * K, 4 * H * K
     assert found["forward"] == 10 * channels + 2 * states + bonus
     # the initial state is read again, and so is the gradient of the final one; that of the initial state is written
@@ -57,16 +57,16 @@ def test_floors_count_what_must_be_read_and_written():
 
 
 def test_the_floor_of_a_cross_entropy_reads_the_logits_once():
-    inputs = kernel_times.cross_entropy_inputs(4, 8)
-    workload = kernel_times.Workload("cross_entropy", "", lambda: inputs)
-    found = kernel_times.floor_bytes(workload, inputs, (torch.tensor(0.0),))
+    inputs = workloads.cross_entropy_inputs(4, 8)
+    workload = workloads.Workload("cross_entropy", "", lambda: inputs)
+    found = workloads.floor_bytes(workload, inputs, (torch.tensor(0.0),))
     assert found == {"forward": 4 * 8 * 4 + 4 * 8 + 4, "forward+backward": 2 * 4 * 8 * 4 + 4 * 8 + 4}
 
 
 @pytest.mark.parametrize("grades_the_state", [True, False])
 def test_the_backward_pass_begins_at_the_outputs_that_have_gradients(grades_the_state):
-    inputs = kernel_times.differentiable(kernel_times.wkv6_inputs(1, 4, 1, 4))
-    workload = kernel_times.Workload("wkv6", "", lambda: inputs, grades_the_state=grades_the_state)
+    inputs = kernel_times.differentiable(workloads.wkv6_inputs(1, 4, 1, 4))
+    workload = workloads.Workload("wkv6", "", lambda: inputs, grades_the_state=grades_the_state)
     seen = []
 
     def operation(inputs):
@@ -88,7 +88,7 @@ def test_a_peer_that_does_not_run_says_why_and_ours_is_timed_all_the_same():
     def broken():
         raise RuntimeError("no kernel image is available\nfor this device")
 
-    [workload] = [one for one in kernel_times.cpu_workloads() if (one.op, one.case) == ("rms_norm", "B2 T256 D128")]
+    [workload] = [one for one in workloads.cpu_workloads() if (one.op, one.case) == ("rms_norm", "B2 T256 D128")]
     ours = kernel_times.own_candidates(workload, "cpu", reference=True)
     others = [kernel_times.Candidate("other", broken, peer=True)]
     rows = kernel_times.measure(workload, [*ours, *others], "cpu", 1, None)
@@ -99,7 +99,7 @@ def test_a_peer_that_does_not_run_says_why_and_ours_is_timed_all_the_same():
 
 
 def test_peers_are_compared_with_ours_and_ours_with_the_first_peer():
-    [workload] = [one for one in kernel_times.cpu_workloads() if one.op == "cross_entropy"]
+    [workload] = [one for one in workloads.cpu_workloads() if one.op == "cross_entropy"]
     [peer] = [one for one in peers.OPERATIONS if one.op == "cross_entropy" and not one.needs]
     ours = kernel_times.own_candidates(workload, "cpu", reference=False)
     rows = kernel_times.measure(
@@ -113,15 +113,15 @@ def test_peers_are_compared_with_ours_and_ours_with_the_first_peer():
 
 @pytest.mark.parametrize("fallbacks", [True, False])
 def test_where_fallbacks_are_left_out_the_chosen_backend_is_timed(fallbacks):
-    workload = kernel_times.Workload("wkv6", "", dict, fallbacks=fallbacks)
+    workload = workloads.Workload("wkv6", "", dict, fallbacks=fallbacks)
     found = {one.name for one in kernel_times.own_candidates(workload, "cpu", reference=False)}
     chosen = f"wkv6/{backends.select('wkv6', 'cpu').name}"
     assert found == ({chosen, "wkv6/chunked"} if fallbacks else {chosen})
 
 
 def test_workloads_have_names_of_their_own():
-    for workloads in (list(kernel_times.cpu_workloads()), list(kernel_times.cuda_workloads())):
-        assert len({(one.op, one.case) for one in workloads}) == len(workloads)
+    for made in (list(workloads.cpu_workloads()), list(workloads.cuda_workloads())):
+        assert len({(one.op, one.case) for one in made}) == len(made)
 
 
 def test_a_record_is_read_as_it_was_written(tmp_path):
@@ -203,7 +203,7 @@ def test_kernels_of_the_gpu_are_counted():
 @pytest.mark.gpu
 @GPU
 def test_on_a_gpu_rows_have_both_modes_and_floors():
-    [workload] = [one for one in kernel_times.cuda_workloads() if one.op == "rms_norm"]
+    [workload] = [one for one in workloads.cuda_workloads() if one.op == "rms_norm"]
     ours = kernel_times.own_candidates(workload, "cuda", reference=False)
     rows = kernel_times.measure(workload, ours, "cuda", 2, timing.copy_gb_s(2))
     assert {row.mode for row in rows} == {"eager", "graphed"}

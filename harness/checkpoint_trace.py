@@ -12,7 +12,7 @@ from harness.data import Windows
 from harness.probe_row import probe_row
 from harness.state_probe import sample_states
 from harness.trace import observing
-from harness.train import checkpoint_directory, checkpoint_steps
+from harness.training_files import checkpoint_directory, checkpoint_steps
 
 T = TypeVar("T")
 

@@ -22,7 +22,7 @@ from harness.determinism import deterministic
 from harness.errors import HarnessError
 from harness.evaluation import autocast
 from harness.step import Choice, TrainingStep, choose
-from harness.train import resolve_dtype
+from harness.training_job import resolve_dtype
 from kernels import backends
 from kernels.backends import Backend
 

@@ -1,6 +1,6 @@
 """Training on examples that ask at some positions only, and what a model answers there.
 
-The loop of ``harness.train`` learns every next token of one length; here are labels at a few positions and examples of
+``harness.training_loop`` learns every next token of one length; here are labels at a few positions and examples of
 several lengths. Optimizer, autocast and kernels are the same.
 """
 

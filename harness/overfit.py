@@ -16,7 +16,7 @@ from harness.evaluation import autocast, to_device
 from harness.metrics.gradients import gradient_norm
 from harness.optim import learning_rate, make_optimizer, set_learning_rate
 from harness.thresholds import Bands
-from harness.train import NO_PATCH, TrainingPatch
+from harness.training_job import NO_PATCH, TrainingPatch
 
 STEPS, WARMUP_STEPS = 500, 20
 

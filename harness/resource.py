@@ -28,7 +28,7 @@ from harness.metrics.gradients import gradient_norm
 from harness.metrics.resource import Size
 from harness.optim import make_optimizer
 from harness.runtime import configure_cpu
-from harness.train import resolve_dtype
+from harness.training_job import resolve_dtype
 from models.protocol import State, capabilities
 
 WINDOWS = 5

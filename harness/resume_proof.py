@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from harness.checkpoint import MODEL, OPTIMIZER, TRAINING, load_weights, save_weights
 from harness.runlog import read_rows
-from harness.train import checkpoint_directory
+from harness.training_files import checkpoint_directory
 
 NOISE_FACTOR = 3.0
 """A resumed training may be this many times as far from the straight one as reruns of the straight one are."""

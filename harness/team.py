@@ -17,7 +17,9 @@ import torch
 from harness.execution import Execution, Mode, choose, read_execution
 from harness.runtime import CleanInterrupt, Interrupt, OwnRandom, deferred_interrupt
 from harness.step import UNCAPTURED, exact_float32
-from harness.train import Loop, TrainJob, TrainOutcome, configure
+from harness.train import configure
+from harness.training_job import TrainJob, TrainOutcome
+from harness.training_loop import Loop
 
 MOST = 4
 """Trainings at once. Three 8M hybrids fill an H200 so far that a fourth adds 2 %."""

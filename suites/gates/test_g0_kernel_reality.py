@@ -30,7 +30,7 @@ def expected(model, judge):
 @pytest.fixture
 def dtype(bench):
     """Of the matrix products of a training here, in which the kernels are seen to run."""
-    from harness.train import resolve_dtype
+    from harness.training_job import resolve_dtype
 
     return resolve_dtype(bench.config, bench.device)
 

@@ -18,7 +18,8 @@ from harness.beginnings import read_origin
 from harness.runlog import read_rows
 from harness.runtime import seeded
 from harness.step import TrainingStep
-from harness.train import NO_PATCH, TrainingPatch, train
+from harness.train import train
+from harness.training_job import NO_PATCH, TrainingPatch
 from models import get_model
 
 STEPS = 50

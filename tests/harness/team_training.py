@@ -19,7 +19,9 @@ import harness.team
 from fixtures.training import state_probe
 from harness.execution import read_execution
 from harness.runtime import seeded
-from harness.train import NO_PATCH, TrainingPatch, TrainJob, read_outcome, run_job
+from harness.train import run_job
+from harness.training_files import read_outcome
+from harness.training_job import NO_PATCH, TrainingPatch, TrainJob
 from models import get_model
 
 SEEDS = (3, 4, 5)

@@ -29,7 +29,9 @@ from harness.resume_proof import compare
 from harness.runlog import RunLogError, read_beginning, read_rows
 from harness.runtime import Interrupt, seeded
 from harness.team import Member, Team
-from harness.train import NO_PATCH, TrainError, TrainingPatch, TrainJob, checkpoint_steps, read_outcome, run_job
+from harness.train import run_job
+from harness.training_files import checkpoint_steps, read_outcome
+from harness.training_job import NO_PATCH, TrainError, TrainingPatch, TrainJob
 
 SHORT, LONG, SHARED = 20, 40, 16
 """Steps: the shorter one decays over its last 4. Step 16 is one of an evaluation, and 7 and 16 keep weights."""
@@ -192,9 +194,9 @@ def test_a_shorter_one_that_was_interrupted_keeps_the_same_beginning(scratch, tm
 
 
 def test_a_shorter_one_interrupted_in_the_evaluation_at_its_decay_keeps_it_too(scratch, tmp_path, monkeypatch):
-    import harness.train
+    import harness.training_loop
 
-    evaluate, calls = harness.train.evaluate, []
+    evaluate, calls = harness.training_loop.evaluate, []
 
     def interrupt_one(*arguments, **options):
         calls.append(1)
@@ -202,7 +204,7 @@ def test_a_shorter_one_interrupted_in_the_evaluation_at_its_decay_keeps_it_too(s
             os.kill(os.getpid(), signal.SIGINT)
         return evaluate(*arguments, **options)
 
-    monkeypatch.setattr(harness.train, "evaluate", interrupt_one)
+    monkeypatch.setattr(harness.training_loop, "evaluate", interrupt_one)
     with pytest.raises(KeyboardInterrupt):
         toy(tmp_path / "short", SHORT, keeps_beginning=True)
     toy(tmp_path / "short", SHORT, keeps_beginning=True)

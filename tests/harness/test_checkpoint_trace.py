@@ -10,7 +10,8 @@ from harness.probe_row import probe_row
 from harness.runtime import seeded
 from harness.state_probe import sample_states
 from harness.trace import state_after
-from harness.train import checkpoint_directory, checkpoint_steps, train
+from harness.train import train
+from harness.training_files import checkpoint_directory, checkpoint_steps
 from models import get_model
 
 

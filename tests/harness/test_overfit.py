@@ -14,7 +14,7 @@ from harness.metrics.memorising import memory_floor, small_set
 from harness.overfit import Goal, memorise, memorising_config, recite
 from harness.runtime import seeded
 from harness.thresholds import load_thresholds
-from harness.train import TrainingPatch
+from harness.training_job import TrainingPatch
 
 GOAL = Goal(loss=0.05, accuracy=0.99)
 VOCAB = 16

@@ -165,9 +165,9 @@ def test_a_second_ctrl_c_does_not_wait(tmp_path):
 @pytest.mark.parametrize(("call", "done"), [(1, []), (3, [0, 4]), (7, [0, 4, 8, 12, 16, 20])])
 def test_an_interrupted_evaluation_is_made_again(straight, tmp_path, monkeypatch, call, done):
     # the seventh is the final one
-    import harness.train
+    import harness.training_loop
 
-    evaluate, calls = harness.train.evaluate, []
+    evaluate, calls = harness.training_loop.evaluate, []
 
     def interrupt_one(*arguments, **options):
         calls.append(1)
@@ -175,7 +175,7 @@ def test_an_interrupted_evaluation_is_made_again(straight, tmp_path, monkeypatch
             os.kill(os.getpid(), signal.SIGINT)
         return evaluate(*arguments, **options)
 
-    monkeypatch.setattr(harness.train, "evaluate", interrupt_one)
+    monkeypatch.setattr(harness.training_loop, "evaluate", interrupt_one)
     with pytest.raises(KeyboardInterrupt):
         toy_train(tmp_path)
     assert [row["step"] for row in read_rows(tmp_path, "eval")] == done

@@ -15,7 +15,7 @@ from toy import VOCAB, SignalPatch, ToyModel, toy_config, toy_train
 from harness.runlog import read_rows
 from harness.runtime import seeded
 from harness.step import StepError, TrainingStep, choose, exact_float32
-from harness.train import NO_PATCH, TrainingPatch
+from harness.training_job import NO_PATCH, TrainingPatch
 from kernels import backends
 from models import get_model
 

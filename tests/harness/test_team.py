@@ -18,7 +18,8 @@ from harness.resume_proof import compare
 from harness.runlog import read_rows
 from harness.runtime import CleanInterrupt, Interrupt, OwnRandom, deferred_interrupt, seeded
 from harness.team import MOST, Member, Team, train_together
-from harness.train import NO_PATCH, Loop, TrainingPatch, TrainJob, TrainOutcome
+from harness.training_job import NO_PATCH, TrainingPatch, TrainJob, TrainOutcome
+from harness.training_loop import Loop
 
 SEEDS = (3, 4, 5)
 

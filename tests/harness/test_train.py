@@ -17,7 +17,9 @@ from harness.events import Event
 from harness.optim import learning_rate, make_optimizer, set_learning_rate
 from harness.runlog import read_rows
 from harness.runtime import seeded
-from harness.train import TrainError, TrainingPatch, checkpoint_directory, read_outcome, train
+from harness.train import train
+from harness.training_files import checkpoint_directory, read_outcome
+from harness.training_job import TrainError, TrainingPatch
 
 
 def plain_training(steps: int, config) -> tuple[list[dict[str, float]], nn.Module]:

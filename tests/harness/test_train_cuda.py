@@ -13,7 +13,7 @@ import torch
 from toy import Poison, SignalPatch, toy_config, toy_train
 
 from harness.runlog import read_rows
-from harness.train import _CUDA_ROWS
+from harness.training_loop import CUDA_ROWS
 
 pytestmark = [
     pytest.mark.gpu,
@@ -58,7 +58,7 @@ def test_a_divergence_is_dated_to_its_step_though_it_is_read_later(tmp_path):
     config = toy_config({"steps": 60, "warmup_steps": 5}).model_copy(
         update={"eval": CONFIG.eval.model_copy(update={"every_steps": 50})}
     )
-    assert _CUDA_ROWS > 10
+    assert CUDA_ROWS > 10
     _, outcome = toy_train(tmp_path, config=config, device="cuda", patch=Poison(8, math.inf))
     assert (outcome.status, outcome.steps, outcome.reason) == ("diverged", 8, "grad_norm is inf at step 9")
     assert [row["step"] for row in read_rows(tmp_path, "step")] == list(range(1, 10))

@@ -10,7 +10,8 @@ from harness.config import RunConfig
 from harness.optim import parameter_groups
 from harness.runlog import read_rows
 from harness.runtime import seeded
-from harness.train import NO_PATCH, train
+from harness.train import train
+from harness.training_job import NO_PATCH
 from models import get_model
 
 

@@ -13,7 +13,8 @@ from fixtures.training import state_probe, stop_monitors
 from harness.config import RunConfig
 from harness.runlog import read_rows
 from harness.runtime import seeded
-from harness.train import NO_PATCH, train
+from harness.train import train
+from harness.training_job import NO_PATCH
 from models import get_model
 
 PROBED = ("state_rms", "state_rho", "erank")

@@ -15,7 +15,8 @@ from torch import nn
 from harness.config import RunConfig, validate_config
 from harness.data import Split, TokenDataset
 from harness.runtime import seeded
-from harness.train import TrainingPatch, TrainOutcome, train
+from harness.train import train
+from harness.training_job import TrainingPatch, TrainOutcome
 
 VOCAB = 61
 

@@ -221,10 +221,12 @@ def _single_heads(found: _Exchange) -> tuple[Tensor, Tensor]:
     kept = np.linspace(0, len(heads) - 1, min(HEADS, len(heads))).round().astype(int)
     rows = slice(0, HEAD_WINDOWS)
     text, state, donor = found.text.first(HEAD_WINDOWS), _rows(found.state, rows), _rows(found.donor, rows)
+    # in as many rows as with a head of another text: kernels may round another number of rows in another way
+    clean_n = text.loss(state)
     predicted, true = [], []
     for site, head in (heads[index] for index in kept):
         predicted.append(found.products[site][rows, head])
-        true.append(text.loss(_swap_head(state, donor, site, head)) - found.clean_n[rows])
+        true.append(text.loss(_swap_head(state, donor, site, head)) - clean_n)
     return torch.stack(predicted), torch.stack(true)
 
 

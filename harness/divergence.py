@@ -228,7 +228,7 @@ def _observe(read: Trace, trained: int, caches: frozenset[tuple[str, str]]) -> d
             energies.cpu(),
             None if decays is None else coherent_sizes(decays.cpu(), tail),
             None if decays is None else decays.cpu().double().log().mean(1),
-            torch.stack([effective_rank(state[:RANKED_TEXTS]) for state in states]).cpu() if matrices else None,
+            effective_rank(torch.stack([state[:RANKED_TEXTS] for state in states])).cpu() if matrices else None,
         )
     return observed
 

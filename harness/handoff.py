@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from harness.evaluation import autocast
 from harness.state_shapes import grows
+from harness.sufficiency import beyond_rounding, rounding_of
 from harness.trace import observing
 from kernels.parity import rms_error
 from models.protocol import State
@@ -75,13 +76,24 @@ class HandOff:
 
     worth         relative change of the logits when the second half is read without the state: an error is small
                   beside this or it is no hand-off
+    rounding      of the one pass in the dtype of the products against the same pass in fp32; 0 for fp32
     reload_error  of the worst tensor of the final state after saving and loading it: nothing may change. The pass that
                   follows may round differently, since loaded tensors can lie differently in memory
     """
 
     worth: float
+    rounding: float
     reload_error: float
     agreements: tuple[Agreement, ...]
+
+    @property
+    def sees(self) -> bool:
+        """Whether a second half without its state shows."""
+        return beyond_rounding(self.worth, self.rounding) > 0
+
+    def share(self, agreement: Agreement) -> float:
+        """The error of the logits over what the state is worth, both beyond rounding."""
+        return beyond_rounding(agreement.logits, self.rounding) / beyond_rounding(self.worth, self.rounding)
 
 
 def hand_off(model: nn.Module, tokens_BT: Tensor, scratch: Path, dtype: torch.dtype = torch.float32) -> HandOff:
@@ -104,7 +116,9 @@ def hand_off(model: nn.Module, tokens_BT: Tensor, scratch: Path, dtype: torch.dt
             compare("saved and loaded", _in_chunks(model, tokens_BT, CHUNKS, _through(scratch)), whole, tolerance),
         )
         worth = rms_error(model(tokens_BT[:, half:]), whole_BTV[:, half:])
-    return HandOff(worth, _reload_error(final, scratch), agreements)
+    with observing(model):
+        rounding = rounding_of(model, tokens_BT, whole_BTV, dtype)(0)
+    return HandOff(worth, rounding, _reload_error(final, scratch), agreements)
 
 
 def masked_hand_off(model: nn.Module, tokens_BT: Tensor, dtype: torch.dtype = torch.float32) -> tuple[Agreement, ...]:

@@ -7,6 +7,7 @@ position: K donors for each of two branches, K^2 distributions of the next token
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from harness.metrics.information import Bracket, channel_information, flow
 from harness.metrics.interaction import divergences
 from harness.metrics.intervals import ClusterRatio, Interval, bootstrap_ratio
 from harness.trace import observing
-from models.protocol import SHORT_KINDS, State, StatePath
+from models.protocol import SHORT_KINDS, State
 
 DONORS = (16, 32)
 """Donors of each branch; the larger number where the bracket of the smaller one is too wide."""
@@ -132,26 +133,43 @@ def donor_rows(documents: ArrayLike, row: int, count: int, generator: np.random.
     return others[np.argsort(rounds, kind="stable")[:count]].astype(np.int64)
 
 
-def exchange(state: State, row: int, rows: Mapping[str, Sequence[int]], *, short: bool = False) -> State:
-    """A batch of states for one target: branch by branch the LONG state (``short``: all of it) of the given rows.
+@dataclass(frozen=True)
+class Exchange:
+    """From which rows each branch takes its LONG state, or all of its state; all name as many rows."""
 
-    All branches name as many rows; what is not exchanged is that of ``row``.
-    """
-    (count,) = {len(chosen) for chosen in rows.values()}
+    rows: Mapping[str, Sequence[int]]
+    short: bool = False
 
-    def taken(path: StatePath, tensor: Tensor) -> Tensor:
-        moves = path.branch in rows and (short or path.kind not in SHORT_KINDS)
-        return tensor[torch.as_tensor(rows[path.branch] if moves else [row] * count, device=tensor.device)]
+    def __len__(self) -> int:
+        (count,) = {len(chosen) for chosen in self.rows.values()}
+        return count
 
-    return state.map(taken)
+    def of(self, row: int, branch: str, *, short: bool) -> Sequence[int]:
+        """Rows for the LONG or SHORT states of a branch; what is not exchanged is that of ``row``."""
+        moves = branch in self.rows and (self.short or not short)
+        return self.rows[branch] if moves else [row] * len(self)
 
 
-def grid_rows(branches: Sequence[str], first: Sequence[int], second: Sequence[int]) -> dict[str, list[int]]:
+def exchange(state: State, row: int, *exchanges: Exchange) -> State:
+    """A batch of states for one target: those of the first exchange, then those of the next."""
+
+    @cache
+    def index(branch: str, short: bool) -> Tensor:
+        chosen = [taken for each in exchanges for taken in each.of(row, branch, short=short)]
+        return torch.as_tensor(chosen, device=device)
+
+    device = next(tensor.device for _, tensor in state.items())
+    return state.map(lambda path, tensor: tensor[index(path.branch, path.kind in SHORT_KINDS)])
+
+
+def grid(branches: Sequence[str], first: Sequence[int], second: Sequence[int]) -> Exchange:
     """Every donor of the first branch beside every donor of the second, the second running fastest."""
-    return {
-        branches[0]: np.repeat(np.asarray(first), len(second)).tolist(),
-        branches[1]: np.tile(np.asarray(second), len(first)).tolist(),
-    }
+    return Exchange(
+        {
+            branches[0]: np.repeat(np.asarray(first), len(second)).tolist(),
+            branches[1]: np.tile(np.asarray(second), len(first)).tolist(),
+        }
+    )
 
 
 def next_token(model: nn.Module, tokens_B: Tensor, state: State) -> Tensor:
@@ -215,9 +233,18 @@ class _Reader:
         return abs(self._read(t, row, same, same).total.lower)
 
     def _read(self, t: int, row: int, first: Sequence[int], second: Sequence[int]) -> _Reading:
-        joint_KV = self._after(t, row, dict.fromkeys(self.branches, first))
-        every_KV = self._after(t, row, dict.fromkeys(self.states[t].branches, first), short=True)
-        clean_1V = self._after(t, row, {branch: [row] for branch in self.branches})
+        two = len(self.branches) == 2
+        exchanges = [
+            Exchange(dict.fromkeys(self.branches, first)),
+            Exchange(dict.fromkeys(self.states[t].branches, first), short=True),
+            Exchange({branch: [row] for branch in self.branches}),
+            *([grid(self.branches, first, second)] if two else []),
+        ]
+        # in one pass: of a few rows it takes a GPU as long as of many
+        state = exchange(self.states[t], row, *exchanges)
+        counts = [len(each) for each in exchanges]
+        logp_nV = next_token(self.model, self.tokens[row, t].expand(sum(counts)), state)
+        joint_KV, every_KV, clean_1V, *gridded = torch.split(logp_nV, counts)
         joint = channel_information(joint_KV)
         reading = _Reading(
             total=joint,
@@ -225,16 +252,10 @@ class _Reader:
             joint_all=channel_information(every_KV).lower,
             divergence=float(divergences(clean_1V.double().expand_as(joint_KV), joint_KV.double()).mean()),
         )
-        if len(self.branches) != 2:
+        if not two:
             return reading
-        grid_nV = self._after(t, row, grid_rows(self.branches, first, second))
-        found = flow(grid_nV.view(len(first), len(second), -1))
+        found = flow(gridded[0].view(len(first), len(second), -1))
         return replace(reading, total=found.total, flow=found.parts, alone=found.alone, given=found.given)
-
-    def _after(self, t: int, row: int, rows: Mapping[str, Sequence[int]], *, short: bool = False) -> Tensor:
-        state = exchange(self.states[t], row, rows, short=short)
-        count = len(next(iter(rows.values())))
-        return next_token(self.model, self.tokens[row, t].expand(count), state)
 
 
 def _summary(

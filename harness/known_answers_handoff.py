@@ -12,7 +12,7 @@ from harness.handoff import DIVERGED, Agreement, hand_off, masked_hand_off
 from harness.known_answers import known_answer
 from harness.metrics.expect import expect, expect_between
 from harness.state_shapes import expected_state, is_low_precision, report_shapes
-from harness.sufficiency import RoundTrip, round_trips
+from harness.sufficiency import RoundTrip, beyond_rounding, round_trips
 from models.protocol import State
 
 VOCAB, WIDTH, LENGTH = 13, 4, 76
@@ -96,6 +96,18 @@ def only_the_true_state_continues_a_text() -> None:
     assert _trip("").sees, "a state of zeros and one of noise must show"
     expect("share of the zeroed state", RoundTrip(1, 0.01, 0.01, 0.02).share, 1.0)
     assert not RoundTrip(1, 0.0, 0.0, 0.02).sees, "a probe whose zeroed state changes nothing sees nothing"
+
+
+@known_answer("S0")
+def rounding_is_no_fault_of_the_state() -> None:
+    """Two passes, each off by 3e-3, differ by 4.2e-3; 5e-3 on top are found, and a weaker state than that is not."""
+    both = math.sqrt(2) * 3e-3
+    expect("difference of two roundings", beyond_rounding(both, 3e-3), 0.0, 1e-9)
+    expect("a fault of 5e-3 beside them", beyond_rounding(math.hypot(both, 5e-3), 3e-3), 5e-3, 1e-9)
+    expect("the same in fp32", beyond_rounding(5e-3, 0.0), 5e-3)
+    expect("share of a true state", RoundTrip(1, both, 0.03, 0.04, rounding=3e-3).share, 0.0, 1e-6)
+    expect("share of a zeroed state (negative control)", RoundTrip(1, 0.03, 0.03, 0.04, rounding=3e-3).share, 1.0)
+    assert not RoundTrip(1, 0.0, 4e-3, 0.04, rounding=3e-3).sees, "a state worth less than rounding is not seen"
 
 
 @known_answer("S0")

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from harness.information_flow import exchange, grid_rows, next_token
+from harness.information_flow import exchange, grid, next_token
 from harness.known_answers import known_answer
 from harness.metrics import information
 from harness.metrics.expect import expect, expect_between
@@ -70,7 +70,7 @@ def _flow_of(rule: Rule, donors: tuple[list[int], list[int]] = (ROWS, ROWS)) -> 
     """Information flow of the toy, through the code that measures models; row i starts with token i."""
     model = TwoBits(rule)
     _, state = model(torch.arange(8)[:, None], return_states=True)
-    mixed = exchange(state, 5, grid_rows(BRANCHES, *donors))
+    mixed = exchange(state, 5, grid(BRANCHES, *donors))
     logp_nV = next_token(model, torch.full((len(donors[0]) * len(donors[1]),), 5), mixed)
     return information.flow(logp_nV.view(len(donors[0]), len(donors[1]), -1))
 

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -24,18 +25,17 @@ from harness.config import RunConfig
 from harness.errors import HarnessError
 from harness.evaluation import autocast
 from harness.flops import training_flops_per_token
-from harness.metrics.gradients import gradient_norm
 from harness.metrics.resource import Size
-from harness.optim import make_optimizer
 from harness.runtime import configure_cpu
+from harness.step import TrainingStep, choose
 from harness.training_job import resolve_dtype
 from models.protocol import State, capabilities
 
 WINDOWS = 5
 WINDOW_S = 1.0
 WARM_UP_STEPS = 3
-"""The first step allocates the moments of Adam; a GPU chooses its kernels in the first few. The last one is taken when
-the measuring begins, for a process that waited has to find its caches again."""
+"""The first step allocates the moments of Adam; a GPU compiles and chooses its kernels in the first two. The last is
+taken when the measuring begins: it captures the graph, and a process that waited has to find its caches again."""
 
 YARDSTICK_S = 0.1
 YARDSTICK_WIDTH = {"cpu": 512, "cuda": 4096}
@@ -58,6 +58,7 @@ class Resources:
     share         least share of its threads that a matrix product got before, between and after the windows: 1 on an
                   idle machine; 1 on a GPU, where it is not known
     yardstick     operations a second of that product, median: the same for all sizes or they do not compare
+    execution     how the updates were taken: ``graphed`` or ``eager``
     began         ISO time (UTC) after the warm-up, before anything of this was timed or read
     """
 
@@ -67,6 +68,7 @@ class Resources:
     cpu_share: float
     share: float
     yardstick: float
+    execution: str
     began: str
 
     @property
@@ -144,28 +146,21 @@ class _Launches(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-class TrainingStep:
-    """One step of ``harness.train`` on random tokens, without its log: forward, backward, clipping, Adam."""
+class RandomStep:
+    """An update as every training takes it (``harness.step``), in a graph where it does, on random tokens."""
 
     def __init__(self, model: nn.Module, config: RunConfig, device: str) -> None:
-        self.model, self.device = model.to(device).train(), torch.device(device)
-        self.dtype, self.clip_norm = resolve_dtype(config, device), config.train.clip_norm
-        self.optimizer = make_optimizer(model, config.train)
-        self.parameters = [p for p in model.parameters() if p.requires_grad]
-        self.micro_batches = config.train.grad_accumulation
-        self.tokens_BT = _tokens(config, device)
-        self.tokens = _batch_tokens(config, device)
+        model = model.to(device).train()
+        self.mode = choose(model, config.train, device).mode
+        self.update = TrainingStep(model, config.train, dtype=resolve_dtype(config, device), mode=self.mode)
+        length, self.tokens = config.data.seq_len, _batch_tokens(config, device)
+        drawn = np.random.default_rng(0).integers(config.data.vocab_size, size=(2, self.tokens // length, length))
+        self.inputs, self.targets = drawn.astype(np.uint16)
+        self.at = config.train.warmup_steps
 
     def __call__(self) -> None:
-        """Take the step; on a GPU it may still be running."""
-        for _ in range(self.micro_batches):
-            with autocast(self.device, self.dtype):
-                logits_BTV = self.model(self.tokens_BT)
-            loss = kernels.cross_entropy(logits_BTV.flatten(0, 1), self.tokens_BT.flatten()) / self.micro_batches
-            loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grads_with_norm_(self.parameters, self.clip_norm, gradient_norm(self.parameters))
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        """Take it, at the full learning rate; on a GPU it may still be running."""
+        self.update(self.inputs, self.targets, self.at)
 
 
 def _batch_tokens(config: RunConfig, device: str) -> int:
@@ -196,7 +191,7 @@ class WarmedUp:
         kernels.backends.describe(device)
         _yardstick(device, self.threads)  # libraries load and allocate here, not in what is measured
         self.memory = _Memory(device)
-        self.step = TrainingStep(build(), config, device)
+        self.step = RandomStep(build(), config, device)
         for _ in range(WARM_UP_STEPS - 1):
             self.step()
         _synchronize(device)
@@ -230,11 +225,12 @@ class WarmedUp:
             cpu_share=sum(cpu for _, cpu in windows) / sum(wall for wall, _ in windows) / threads,
             share=share,
             yardstick=statistics.median(rate for _, rate in rulers),
+            execution=step.mode,
             began=began,
         )
 
 
-def _timed(step: TrainingStep, steps: int, device: str) -> tuple[float, float]:
+def _timed(step: RandomStep, steps: int, device: str) -> tuple[float, float]:
     """Wall and processor seconds of so many steps, from an idle device to an idle device."""
     _synchronize(device)
     wall, cpu = time.perf_counter(), time.process_time()

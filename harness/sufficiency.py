@@ -4,7 +4,8 @@ A model that returns something else than what it carries, such as a projection o
 fails here: its text cannot be continued from that.
 """
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -26,6 +27,7 @@ class RoundTrip:
     error        with the state that the model returned
     zeroed       with a state of zeros in its place: what the state is worth
     proxy        with noise of its shapes and sizes in its place
+    rounding     of the one pass in the dtype of the products against the same pass in fp32; 0 for fp32
     kinds        with one kind of tensor zeroed in all layers, by ``branch.kind``; at the last cut only
     """
 
@@ -33,17 +35,42 @@ class RoundTrip:
     error: float
     zeroed: float
     proxy: float
+    rounding: float = 0.0
     kinds: dict[str, float] = field(default_factory=dict)
 
     @property
     def share(self) -> float:
-        """The error as a share of what a wrong state causes: 0 for a true state, about 1 for none."""
-        return self.error / min(self.zeroed, self.proxy)
+        """The error as a share of what a wrong state causes, both beyond rounding: 0 for a true state, 1 for none."""
+        return beyond_rounding(self.error, self.rounding) / self._wrong
 
     @property
     def sees(self) -> bool:
         """Whether both wrong states show."""
-        return min(self.zeroed, self.proxy) > SEEN
+        return self._wrong > SEEN
+
+    @property
+    def _wrong(self) -> float:
+        return beyond_rounding(min(self.zeroed, self.proxy), self.rounding)
+
+
+def beyond_rounding(error: float, rounding: float) -> float:
+    r"""What of a relative RMS between two passes is more than the rounding of both:  sqrt(max(0, e^2 - 2 r^2)).
+
+    Two passes that cut a text in different places round in different places. Where each is off by ``rounding``,
+    independently, they differ by sqrt(2) times that, whatever is handed from one to the next.
+    """
+    return math.sqrt(max(0.0, error**2 - 2 * rounding**2))
+
+
+def rounding_of(model: nn.Module, tokens_BT: Tensor, whole_BTV: Tensor, dtype: torch.dtype) -> Callable[[int], float]:
+    """By position from which on: how far logits of a pass in ``dtype`` are from those of the same pass in fp32.
+
+    Call it outside of autocast, with the model observed.
+    """
+    if dtype == torch.float32:
+        return lambda begin: 0.0
+    exact_BTV = model(tokens_BT)
+    return lambda begin: rms_error(whole_BTV[:, begin:], exact_BTV[:, begin:])
 
 
 def round_trips(
@@ -53,8 +80,11 @@ def round_trips(
 
     ``dtype`` is that of the matrix products (autocast). The model must have the hook ``state``.
     """
+    with observing(model):
+        with autocast(tokens_BT.device, dtype):
+            whole_BTV = model(tokens_BT)
+        rounding = rounding_of(model, tokens_BT, whole_BTV, dtype)
     with observing(model), autocast(tokens_BT.device, dtype):
-        whole_BTV = model(tokens_BT)
         for cut in cuts:
             _, state = model(tokens_BT[:, :cut], return_states=True)
 
@@ -69,6 +99,7 @@ def round_trips(
                 error(state),
                 error(state.zeros()),
                 error(noise_like(state)),
+                rounding(cut),
                 {kind: error(_without(state, kind)) for kind in kinds},
             )
 

@@ -6,14 +6,11 @@ import pytest
 
 from harness.checks import Check
 from harness.graduation.plan import PlannedTraining
+from harness.plugin.collection import DEMAND
 from harness.plugin.settings import Settings
 from harness.plugin.settings import Subject as Described
 
 MAGNITUDE_WINDOWS, MAGNITUDE_LENGTH = 32, 128
-
-
-def _overrides(settings: Settings) -> list[str]:
-    return [f"{key}={value}" for key, value in settings.overrides.items()]
 
 
 @pytest.hookimpl
@@ -24,7 +21,7 @@ def pytest_groundthink_validate(settings: Settings) -> None:
     from fixtures.subjects import resolve
 
     resolve(settings.model, settings.scale)
-    config = load_preset(settings.scale, _overrides(settings))
+    config = load_preset(settings.scale, settings.overrides_as_given)
     check_spec(settings.corpus or config.data.corpus)
 
 
@@ -37,7 +34,7 @@ def _bench(settings: Settings):
         device=settings.device,
         seeds=settings.seeds,
         store=settings.store,
-        overrides=_overrides(settings),
+        overrides=settings.overrides_as_given,
         corpus=settings.corpus,
         checkpoint=settings.checkpoint,
     )
@@ -56,7 +53,7 @@ def pytest_groundthink_describe_subject(settings: Settings) -> Described:
     from fixtures.presets import load_preset
     from fixtures.subjects import resolve
 
-    data = load_preset(settings.scale, _overrides(settings)).data
+    data = load_preset(settings.scale, settings.overrides_as_given).data
     corpus = settings.corpus or data.corpus
     about = resolve(settings.model, settings.scale).describe(data.vocab_size)
     return Described(settings.model, about.branches, about.parameters, corpus, corpus in BUILT_IN)
@@ -91,6 +88,36 @@ def bench(settings: Settings):
     bench.configure_device()
     with bench.planted_defects():
         yield bench
+
+
+@pytest.fixture(scope="session")
+def training_ahead(settings: Settings, request):
+    """Trains on the GPU what the checks of a decision will ask for, while they measure; None in any other session."""
+    from fixtures.train_ahead import Job, TrainAhead, is_of_use
+
+    if not is_of_use(settings, is_worker=hasattr(request.config, "workerinput")):
+        yield None
+        return
+    demands = [item.stash[DEMAND] for item in request.session.items if DEMAND in item.stash]
+    recipes = dict.fromkeys(recipe for demand in demands for recipe in demand.check.trainings)
+    ahead = TrainAhead(Job.of(settings, tuple(recipes)))
+    try:
+        yield ahead
+    finally:
+        wrong = ahead.end()
+        if wrong:
+            # what it was to train was trained by whoever asked for it, so this costs time and no evidence
+            request.config.get_terminal_writer().line(f"\n{wrong}")
+
+
+@pytest.fixture(autouse=True)
+def machine(request):
+    """Let trainings be begun ahead; a check that times the machine waits until they are over."""
+    if not request.node.get_closest_marker("check"):
+        return
+    ahead = request.getfixturevalue("training_ahead")
+    if ahead is not None and request.node.stash[DEMAND].check.alone:
+        ahead.wait()
 
 
 @pytest.fixture(autouse=True)

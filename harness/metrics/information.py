@@ -9,7 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Columns of the vocabulary worked on at a time: what fits into a cache is several times faster
+from harness.batching import summed_at_once
+
+# Columns of the vocabulary that a CPU works on at a time: what fits into its cache is several times faster
 _CHUNK = 512
 
 
@@ -94,7 +96,8 @@ def _grid(logp_JKV: Tensor) -> _Grid:
     """Entropies of the grid, chunk by chunk of the vocabulary; with one column only other rows are left in."""
     others_JJ, others_KK = _others(logp_JKV.shape[0], logp_JKV), _others(logp_JKV.shape[1], logp_JKV)
     sums = torch.zeros(5, dtype=torch.float64, device=logp_JKV.device)
-    for part_JKv in torch.split(logp_JKV, _CHUNK, dim=-1):
+    size = summed_at_once(_CHUNK, logp_JKV.shape[:2].numel(), logp_JKV.device)
+    for part_JKv in torch.split(logp_JKV, size, dim=-1):
         logs_JKv = part_JKv.double()
         p_JKv = logs_JKv.exp()
         rows_Jv, columns_Kv = p_JKv.mean(1), p_JKv.mean(0)

@@ -6,9 +6,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from harness.batching import summed_at_once
 from harness.metrics.intervals import ClusterRatio
 
-# Rows of the vocabulary worked on at a time: what fits into a cache is several times faster
+# Rows of the vocabulary that a CPU works on at a time: what fits into its cache is several times faster
 _CHUNK = 16
 
 
@@ -22,8 +23,8 @@ def divergences(clean_logp: Tensor, other_logp: Tensor) -> Tensor:
     """
     assert clean_logp.shape == other_logp.shape
     p_nV, q_nV = clean_logp.reshape(-1, clean_logp.shape[-1]), other_logp.reshape(-1, clean_logp.shape[-1])
-    chunks = [slice(begin, begin + _CHUNK) for begin in range(0, len(p_nV), _CHUNK)]
-    parts = [_divergence(p_nV[chunk], q_nV[chunk]) for chunk in chunks]
+    size = summed_at_once(_CHUNK, p_nV.shape[-1], p_nV.device)
+    parts = [_divergence(p_nV[begin : begin + size], q_nV[begin : begin + size]) for begin in range(0, len(p_nV), size)]
     return torch.cat(parts).view(clean_logp.shape[:-1])
 
 

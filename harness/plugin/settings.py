@@ -50,6 +50,11 @@ class Settings:
     waivers: tuple[Waiver, ...] = ()
 
     @property
+    def overrides_as_given(self) -> list[str]:
+        """``key=value``, as presets take them."""
+        return [f"{key}={value}" for key, value in self.overrides.items()]
+
+    @property
     def scope(self) -> str:
         """``cuda`` or ``cpu_ref``: evidence gathered on a CPU says nothing about the kernels of a GPU."""
         return "cuda" if self.device == "cuda" else "cpu_ref"
@@ -63,8 +68,8 @@ class Settings:
         words += ["--device", self.device] if self.device != "auto" else []
         words += ["--seeds", str(len(self.seeds))] if len(self.seeds) != 1 else []
         words += ["--first-seed", str(self.seeds[0])] if self.seeds[0] else []
-        for key, value in self.overrides.items():
-            words += ["--set", f"{key}={value}"]
+        for override in self.overrides_as_given:
+            words += ["--set", override]
         words += ["--store", str(self.store)] if self.store != Path(DEFAULT_STORE) else []
         words += ["--fail-on-warn"] if self.fail_on_warn else []
         return shlex.join(words)

@@ -34,7 +34,10 @@ def test_memory_and_speed_are_as_predicted(findings, judge):
     judge.info("memory", resources.peak_bytes, unit="bytes")
     judge.info("predicted_speed", speed.value, ci=(speed.low, speed.high), unit="tokens/s")
     windows = resources.tokens_per_s
-    note = f"median of {len(windows)} windows of {resources.steps_a_window} steps; the interval is their range"
+    note = (
+        f"median of {len(windows)} windows of {resources.steps_a_window} {resources.execution} updates; "
+        f"the interval is their range"
+    )
     judge.info("speed", resources.speed, ci=(min(windows), max(windows)), n=len(windows), unit="tokens/s", note=note)
 
 

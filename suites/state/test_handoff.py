@@ -24,13 +24,18 @@ def test_every_way_of_reading_gives_the_same(weights, dtype, bench, judge, requi
     for model, where in weights:
         require_hooks(model, "state")
         found = hand_off(model, bench.validation_tokens(BATCH, LENGTH), tmp_path, getattr(torch, dtype))
-        if found.worth == 0:
+        if dtype == "float32" and not found.sees:
             judge.invalid("the second half of a text reads the same without the first: there is nothing to hand on")
         for agreement in found.agreements:
             _judge_agreement(judge, agreement, dtype, where)
-            case = {**where, "case": f"{where['case']}, {dtype}, {agreement.way}"}
-            judge("share_of_worth", agreement.logits / found.worth, **case)
-        judge("reload_error", found.reload_error, **{**where, "case": f"{where['case']}, {dtype}"})
+            if found.sees:
+                case = {**where, "case": f"{where['case']}, {dtype}, {agreement.way}"}
+                judge("share_of_worth", found.share(agreement), **case)
+        case = {**where, "case": f"{where['case']}, {dtype}"}
+        judge("reload_error", found.reload_error, **case)
+        if dtype != "float32":
+            note = f"the second half without the first is off by {found.worth:.2e}"
+            judge.info("rounding", found.rounding, note=note if found.sees else f"{note}: float32 judges", **case)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

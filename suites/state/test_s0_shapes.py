@@ -61,12 +61,18 @@ def test_the_state_is_all_that_the_model_remembers(weights, dtype, bench, judge,
         require_hooks(model, "state")
         for trip in round_trips(model, bench.validation_tokens(3, LENGTH), CUTS, getattr(torch, dtype)):
             case = {**where, "case": f"{where['case']}, {dtype}, read on from token {trip.cut}"}
-            if not trip.sees:
+            exact = dtype == "float32"
+            if exact and not trip.sees:
                 judge.invalid(
                     f"{case['case']}: a state of zeros changes the logits by {trip.zeroed:.1e} and one of noise by "
                     f"{trip.proxy:.1e}, so a wrong state would not show"
                 )
-            judge("round_trip_error" if dtype == "float32" else "round_trip_error_bf16", trip.error, **case)
-            judge("round_trip_share", trip.share, note=f"zeros change the logits by {trip.zeroed:.2e}", **case)
+            judge("round_trip_error" if exact else "round_trip_error_bf16", trip.error, **case)
+            worth = f"zeros change the logits by {trip.zeroed:.2e}"
+            if trip.sees:
+                judge("round_trip_share", trip.share, note=worth, **case)
+            if not exact:
+                note = worth if trip.sees else f"{worth}: a wrong state would not show beside it, and float32 judges"
+                judge.info("rounding", trip.rounding, note=note, **case)
             for kind, effect in trip.kinds.items():
                 judge.info("effect_of_zeroing", effect, **{**case, "case": f"{case['case']}, {kind}"})

@@ -40,8 +40,9 @@ def test_a_shorter_training_keeps_those_checkpoints_of_the_preset_that_it_reache
         load_preset("tiny", asked_for)
 
 
-def test_a_training_is_probed_about_twenty_times_by_default():
-    config = load_preset("tiny")
+@pytest.mark.parametrize("preset", ["tiny", "small", "medium", "large"])
+def test_a_training_is_probed_twenty_times_by_default(preset):
+    config = load_preset(preset)
     assert config.train.steps / config.monitors.probe_every == 20
 
 

@@ -9,7 +9,7 @@ import torch
 
 from harness import information_flow, known_answers_information
 from harness.data import DataError, Split, Windows
-from harness.information_flow import donor_rows, exchange, measure_flow
+from harness.information_flow import Exchange, donor_rows, exchange, measure_flow
 from harness.known_answers import _registry
 from harness.known_answers_information import TwoBits, both, conjunction, exclusive_or, first_only
 from harness.metrics import information
@@ -135,12 +135,21 @@ def test_donors_come_from_other_documents_and_from_as_many_as_there_are():
 
 def test_an_exchange_moves_only_the_branches_that_it_names():
     _, state = TwoBits(both)(torch.arange(8)[:, None], return_states=True)
-    exchanged = exchange(state, 7, {"rwkv": [0, 1]})
+    exchanged = exchange(state, 7, Exchange({"rwkv": [0, 1]}))
     mixed = {str(path): tensor.flatten().tolist() for path, tensor in exchanged.items()}
 
     assert mixed["layers.0.rwkv.wkv"] == [0, 1]
     assert mixed["layers.0.mamba.ssm"] == [1, 1]
     assert mixed["layers.0.rwkv.shift_att"] == [1, 1]
+
+
+def test_exchanges_follow_each_other_in_one_batch():
+    _, state = TwoBits(both)(torch.arange(8)[:, None], return_states=True)
+    exchanges = [Exchange({"rwkv": [0, 1]}), Exchange({"mamba": [2]}, short=True), Exchange({"rwkv": [4, 5, 6]})]
+    together = dict(exchange(state, 7, *exchanges).items())
+    for path, tensor in together.items():
+        alone = [dict(exchange(state, 7, one).items())[path] for one in exchanges]
+        assert tensor.equal(torch.cat(alone))
 
 
 true_flow = information.flow
@@ -168,8 +177,12 @@ BROKEN = [
     (information, "flow", _broken_total),
     (information, "flow", _without_interaction),
     (information, "channel_information", _uneven),
-    (known_answers_information, "exchange", lambda state, row, rows: exchange(state, row, rows, short=True)),
-    (known_answers_information, "grid_rows", lambda names, a, b: {n: list(a) * len(b) for n in names}),
+    (
+        known_answers_information,
+        "exchange",
+        lambda state, row, one: exchange(state, row, dataclasses.replace(one, short=True)),
+    ),
+    (known_answers_information, "grid", lambda names, a, b: Exchange({n: list(a) * len(b) for n in names})),
 ]
 
 

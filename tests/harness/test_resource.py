@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fixtures.presets import load_preset
 from harness import resource
-from harness.resource import BusyError, TrainingStep, WarmedUp, count, saved_bytes
+from harness.resource import BusyError, RandomStep, WarmedUp, count, saved_bytes
 
 VOCAB, WIDTH = 64, 8
 CONFIG = load_preset(
@@ -62,12 +62,13 @@ def test_what_is_kept_grows_with_the_batch_and_a_frozen_weight_has_no_moments():
 def test_a_step_is_a_training_step():
     model = Toy()
     before = model.square.detach().clone()
-    step = TrainingStep(model, CONFIG, "cpu")
+    step = RandomStep(model, CONFIG, "cpu")
     step()
 
+    assert (step.mode, step.tokens) == ("eager", 64)
     assert not torch.equal(before, model.square)
     assert model.square.grad is None
-    assert step.optimizer.state[model.square]["exp_avg"].any()
+    assert step.update.optimizer.state[model.square]["exp_avg"].any()
 
 
 def test_a_busy_machine_is_refused(monkeypatch):

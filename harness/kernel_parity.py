@@ -144,11 +144,6 @@ def dtypes_of(backend: Backend) -> list[torch.dtype]:
     return [torch.float32, *(dtype for dtype in NARROW if str(dtype).removeprefix("torch.") in backend.native)]
 
 
-def parity(op: str, backend: str, *, device: str, size: Size, dtype: torch.dtype = torch.float32) -> list[Parity]:
-    """``parities`` in one dtype."""
-    return parities(op, backend, device=device, size=size, dtypes=[dtype])[dtype]
-
-
 def parities(
     op: str, backend: str, *, device: str, size: Size, dtypes: Sequence[torch.dtype]
 ) -> dict[torch.dtype, list[Parity]]:

@@ -16,7 +16,6 @@ from harness.kernel_parity import (
     dtypes_of,
     model_errors,
     parities,
-    parity,
     sizes_to_compare,
     sizes_used,
     speed_up,
@@ -30,6 +29,10 @@ from models import get_model
 
 LIMITS = load_thresholds().of("G0")
 SMALL = Size(8)
+
+
+def parity(op, backend, *, device, size, dtype=torch.float32):
+    return parities(op, backend, device=device, size=size, dtypes=[dtype])[dtype]
 
 
 @pytest.fixture

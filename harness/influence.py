@@ -6,6 +6,7 @@ A gradient norm would be a proxy: it tells of infinitesimal changes, and no toke
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from harness.batching import rows_at_once
 from harness.data import Windows
 from harness.evaluation import to_device
 from harness.figures import MatrixFigure
@@ -78,33 +80,55 @@ def influence(
     starts at the first token, so that a change before the edit would be seen. The model must have the hook ``state``.
     """
     ends = [place + 1 for place in places]
+    rows = len(tokens_BT)
+    at_once = min(len(sources), max(1, rows_at_once(rows, tokens_BT.shape[1], tokens_BT.device) // rows))
+    output: list[list[float]] = []
+    by_branch: dict[str, list[list[float]]] = {}
+    before = 0.0
     with observing(model):
-        clean_BTV = F.log_softmax(model(tokens_BT)[:, places].float(), -1)
-        clean = trace(model, tokens_BT, ends, activations=False).states
-        output: list[list[float]] = []
-        by_branch: dict[str, list[list[float]]] = {branch: [] for branch in clean[0].branches}
-        before = 0.0
-        for column, source in enumerate(sources):
-            edited_BT = tokens_BT.clone()
-            edited_BT[:, source] = draws_BS[:, column]
-            edited_BTV = F.log_softmax(model(edited_BT)[:, places].float(), -1)
-            divergence_P = F.kl_div(edited_BTV, clean_BTV, log_target=True, reduction="none").sum(-1).mean(0)
-            output.append(divergence_P.tolist())
-            edited = trace(model, edited_BT, ends, activations=False).states
-            moved = [_changes(a, b) for a, b in zip(clean, edited, strict=True)]
-            for branch, rows in by_branch.items():
-                rows.append([change[branch] for change in moved])
-            early = [index for index, place in enumerate(places) if place < source]
-            seen = [abs(output[-1][i]) for i in early] + [change for i in early for change in moved[i].values()]
-            before = max([before, *seen])
-    return Influence(sources, places, output, by_branch, before, len(tokens_BT))
+        clean: _Reading | None = None
+        for begin in range(0, len(sources), at_once):
+            chosen = sources[begin : begin + at_once]
+            edited_BT = tokens_BT.repeat(len(chosen), 1)
+            for index, source in enumerate(chosen):
+                edited_BT[index * rows : (index + 1) * rows, source] = draws_BS[:, begin + index]
+            # the clean text in as many rows: kernels may round another number of rows in another way
+            if clean is None or len(clean.logp) != len(edited_BT):
+                clean = _read(model, tokens_BT.repeat(len(chosen), 1), places, ends)
+            edited = _read(model, edited_BT, places, ends)
+            divergence_BP = F.kl_div(edited.logp, clean.logp, log_target=True, reduction="none").sum(-1)
+            output += divergence_BP.view(len(chosen), rows, -1).mean(1).tolist()
+            for branch, moved_SP in _changes(clean.states, edited.states, len(chosen)).items():
+                by_branch.setdefault(branch, []).extend(moved_SP.tolist())
+    for row, source in enumerate(sources):
+        early = [index for index, place in enumerate(places) if place < source]
+        tables = (output, *by_branch.values())
+        before = max([before, *(abs(table[row][index]) for table in tables for index in early)])
+    return Influence(sources, places, output, by_branch, before, rows)
 
 
-def _changes(clean: State, edited: State) -> dict[str, float]:
-    """Relative change of the LONG state, by branch: mean over layers, kinds and rows."""
-    other = dict(edited.items())
+@dataclass(frozen=True)
+class _Reading:
+    """Log-probabilities of what follows each place ``[B, P, V]``, and the state there."""
+
+    logp: Tensor
+    states: tuple[State, ...]
+
+
+def _read(model: nn.Module, tokens_BT: Tensor, places: list[int], ends: list[int]) -> _Reading:
+    logp_BPV = F.log_softmax(model(tokens_BT)[:, places].float(), -1)
+    return _Reading(logp_BPV, trace(model, tokens_BT, ends, activations=False).states)
+
+
+def _changes(clean: Sequence[State], edited: Sequence[State], edits: int) -> dict[str, Tensor]:
+    """Relative change of the LONG state ``[edits, places]``, by branch: mean over layers, kinds and rows of an edit."""
     found: dict[str, list[Tensor]] = {}
-    for path, tensor in clean.long_items():
-        difference = (tensor - other[path]).flatten(1).double().norm(dim=1)
-        found.setdefault(path.branch, []).append((difference / tensor.flatten(1).double().norm(dim=1)).mean())
-    return {branch: float(torch.stack(changes).mean()) for branch, changes in found.items()}
+    for state, other in zip(clean, map(dict, (each.items() for each in edited)), strict=True):
+        moved: dict[str, list[Tensor]] = {}
+        for path, tensor in state.long_items():
+            difference_B = (tensor - other[path]).flatten(1).double().norm(dim=1)
+            share_B = difference_B / tensor.flatten(1).double().norm(dim=1)
+            moved.setdefault(path.branch, []).append(share_B.view(edits, -1).mean(1))
+        for branch, changes in moved.items():
+            found.setdefault(branch, []).append(torch.stack(changes).mean(0))
+    return {branch: torch.stack(places, dim=1) for branch, places in found.items()}

@@ -214,8 +214,10 @@ class Team:
         """Whether the GPU has memory left for another training, by what the largest so far took."""
         largest = max(self.rooms, key=lambda room: room.taken)
         expected = largest.taken * max(1.0, _size(job) / largest.size)
-        free, _ = torch.cuda.mem_get_info()
-        return free >= _HEADROOM * expected
+        free, total = torch.cuda.mem_get_info()
+        # a process that trains ahead may have less than what is free
+        allowed = torch.cuda.get_per_process_memory_fraction() * total - torch.cuda.memory_reserved()
+        return min(free, allowed) >= _HEADROOM * expected
 
     def _measure_together(self) -> float | None:
         """Milliseconds of an update while all members take turns; None when one ends before that is known."""

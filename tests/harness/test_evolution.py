@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+import harness.influence
 from harness.evolution import LAGS, evolution
 from harness.evolution_figures import figures
 from harness.influence import figures as heat_figures
@@ -87,6 +88,23 @@ def test_a_model_that_sees_the_future_moves_what_came_before():
     draws_BS = torch.full((1, 1), 9)
     assert influence(Acausal(0.9), tokens_BT, draws_BS, [8], list(range(16))).before_source > 0.01
     assert influence(Leaky(0.9), tokens_BT, draws_BS, [8], list(range(16))).before_source == 0
+
+
+@pytest.mark.parametrize("at_once", [2, 3, 5])
+def test_edits_read_together_move_what_they_move_one_by_one(monkeypatch, at_once):
+    generator = torch.Generator().manual_seed(0)
+    tokens_BT = torch.randint(0, 32, (2, 16), generator=generator)
+    draws_BS = torch.randint(0, 32, (2, 5), generator=generator)
+    asked = (tokens_BT, draws_BS, [1, 4, 7, 8, 12], [3, 8, 15])
+    alone = influence(Leaky(0.9), *asked)
+    monkeypatch.setattr(harness.influence, "rows_at_once", lambda rows, length, device: rows * at_once)
+    together = influence(Leaky(0.9), *asked)
+    assert np.allclose(together.output, alone.output, atol=1e-6)
+    assert together.state.keys() == alone.state.keys()
+    for branch, moved in alone.state.items():
+        assert np.shape(moved) == (5, 3)
+        assert np.allclose(together.state[branch], moved, rtol=1e-5)
+    assert together.before_source == alone.before_source == 0
 
 
 def test_figures_name_every_branch():

@@ -212,6 +212,8 @@ def gpu_of_a_sort(monkeypatch):
     monkeypatch.setattr(torch.cuda, "max_memory_reserved", peak)
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (1000 - held["now"], 1000))
+    # what is held here is never given back, so that no share of it would do
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda: math.inf)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU of a sort")
     return monkeypatch
 
@@ -267,6 +269,11 @@ def test_there_are_no_more_at_once_than_memory_and_the_limit_allow(tmp_path, gpu
     gpu_of_a_sort.setattr(torch.cuda, "mem_get_info", lambda: (125, 1000))
     train_together(jobs_of(tmp_path / "room"), lambda index, outcome: None)
     assert [execution.at_once for execution in executions(tmp_path / "room")] == [3, 3, 3]
+
+    # a share of the memory: that much is free, but not for this process
+    gpu_of_a_sort.setattr(torch.cuda, "get_per_process_memory_fraction", lambda: 0.1)
+    train_together(jobs_of(tmp_path / "share"), lambda index, outcome: None)
+    assert [execution.at_once for execution in executions(tmp_path / "share")] == [1, 1, 1]
 
 
 def test_ctrl_c_while_one_is_measured_saves_those_that_wait(alone, tmp_path, gpu_of_a_sort):

@@ -6,7 +6,8 @@ import pytest
 from suite_runner import SMALL, run_suites
 
 SHRINKING = f"{Path(__file__).with_name('shrinking.py')}:factory"
-STEPS = ("--set", "data.seq_len=64", "--set", "train.batch_tokens.cpu=256", "--set", "eval.every_steps=5")
+STEPS = ("--set", "data.seq_len=64", "--set", "train.batch_tokens.cpu=256", "--set", "eval.every_steps=5",
+         "--set", "monitors.probe_every=10")  # fmt: skip
 TINY = (*SMALL, *STEPS, "--set", "train.steps=40")
 SUITE = "suites/graduation"
 

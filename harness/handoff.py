@@ -88,8 +88,8 @@ class HandOff:
 
     @property
     def sees(self) -> bool:
-        """Whether a second half without its state shows."""
-        return beyond_rounding(self.worth, self.rounding) > 0
+        """Whether a second half without its state shows; NaN does, and is no hand-off."""
+        return beyond_rounding(self.worth, self.rounding) != 0
 
     def share(self, agreement: Agreement) -> float:
         """The error of the logits over what the state is worth, both beyond rounding."""

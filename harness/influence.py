@@ -103,7 +103,8 @@ def influence(
     for row, source in enumerate(sources):
         early = [index for index, place in enumerate(places) if place < source]
         tables = (output, *by_branch.values())
-        before = max([before, *(abs(table[row][index]) for table in tables for index in early)])
+        # not the built-in max, which passes over NaN
+        before = float(np.max([before, *(abs(table[row][index]) for table in tables for index in early)]))
     return Influence(sources, places, output, by_branch, before, rows)
 
 

@@ -105,6 +105,8 @@ def rounding_is_no_fault_of_the_state() -> None:
     expect("difference of two roundings", beyond_rounding(both, 3e-3), 0.0, 1e-9)
     expect("a fault of 5e-3 beside them", beyond_rounding(math.hypot(both, 5e-3), 3e-3), 5e-3, 1e-9)
     expect("the same in fp32", beyond_rounding(5e-3, 0.0), 5e-3)
+    expect("of no number (negative control)", beyond_rounding(math.nan, 3e-3), math.nan)
+    expect("with a rounding that is none", beyond_rounding(5e-3, math.nan), math.nan)
     expect("share of a true state", RoundTrip(1, both, 0.03, 0.04, rounding=3e-3).share, 0.0, 1e-6)
     expect("share of a zeroed state (negative control)", RoundTrip(1, 0.03, 0.03, 0.04, rounding=3e-3).share, 1.0)
     assert not RoundTrip(1, 0.0, 4e-3, 0.04, rounding=3e-3).sees, "a state worth less than rounding is not seen"

@@ -57,9 +57,11 @@ def beyond_rounding(error: float, rounding: float) -> float:
     r"""What of a relative RMS between two passes is more than the rounding of both:  sqrt(max(0, e^2 - 2 r^2)).
 
     Two passes that cut a text in different places round in different places. Where each is off by ``rounding``,
-    independently, they differ by sqrt(2) times that, whatever is handed from one to the next.
+    independently, they differ by sqrt(2) times that, whatever is handed from one to the next. NaN stays NaN.
     """
-    return math.sqrt(max(0.0, error**2 - 2 * rounding**2))
+    beyond = error**2 - 2 * rounding**2
+    # not max(0, beyond): that makes 0 of NaN
+    return 0.0 if beyond <= 0 else math.sqrt(beyond)
 
 
 def rounding_of(model: nn.Module, tokens_BT: Tensor, whole_BTV: Tensor, dtype: torch.dtype) -> Callable[[int], float]:

@@ -90,6 +90,16 @@ def test_a_model_that_sees_the_future_moves_what_came_before():
     assert influence(Leaky(0.9), tokens_BT, draws_BS, [8], list(range(16))).before_source == 0
 
 
+def test_what_is_no_number_is_no_absence_of_influence():
+    class Lost(Leaky):
+        def forward(self, tokens_BT, state=None, return_states=False):
+            found = super().forward(tokens_BT, state, return_states)
+            return (found[0] * math.nan, found[1]) if isinstance(found, tuple) else found * math.nan
+
+    tokens_BT, draws_BS = torch.zeros(1, 16, dtype=torch.long), torch.full((1, 1), 9)
+    assert math.isnan(influence(Lost(0.9), tokens_BT, draws_BS, [8], list(range(16))).before_source)
+
+
 @pytest.mark.parametrize("at_once", [2, 3, 5])
 def test_edits_read_together_move_what_they_move_one_by_one(monkeypatch, at_once):
     generator = torch.Generator().manual_seed(0)

@@ -104,6 +104,22 @@ def test_rounding_is_no_fault_of_the_state_and_hides_none(tmp_path):
         assert max(broken.share(agreement) for agreement in broken.agreements) > 0.2, defect
 
 
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_a_model_without_numbers_has_no_good_share(dtype, tmp_path):
+    class Lost(Toy):
+        def forward(self, *args, **kwargs):
+            found = super().forward(*args, **kwargs)
+            return (found[0] * math.nan, found[1]) if isinstance(found, tuple) else found * math.nan
+
+    [trip] = round_trips(Lost(), toy_tokens(), (17,), dtype)
+    assert math.isnan(trip.error)
+    assert not trip.sees
+    found = hand_off(Lost(), toy_tokens(), tmp_path, dtype)
+    # it goes on to be judged, and no limit passes NaN
+    assert found.sees
+    assert all(math.isnan(found.share(agreement)) for agreement in found.agreements)
+
+
 @pytest.mark.parametrize("change", [lambda t: t.bfloat16(), lambda t: t + 1e-6], ids=["dtype", "value"])
 def test_a_file_that_changes_a_state_shows(change, tmp_path, monkeypatch):
     load = State.load

@@ -1,5 +1,6 @@
 """What the log of one training says about its dynamics: trend, gradients, balance of branches, stopping criteria."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -62,7 +63,9 @@ class TrainingLog:
     def loss_trend(self) -> TrendResult:
         """The trend of the training loss after warm-up. Raises ``UnderpoweredError``."""
         after = [row for row in self.steps if row["step"] > self.warmup_steps]
-        return loss_trend([row["step"] for row in after], [row["loss"] for row in after])
+        highest = max((row["lr"] for row in after), default=math.inf)
+        decay_from = next((row["step"] for row in after if row["lr"] < highest), None)
+        return loss_trend([row["step"] for row in after], [row["loss"] for row in after], decay_from=decay_from)
 
     def gradient_summary(self) -> GradientSummary:
         """Pre-clip gradient norms over the last steps."""

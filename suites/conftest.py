@@ -1,14 +1,19 @@
 """What every suite shares: the subject under test, its data and its trained runs."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import pytest
 
 from harness.checks import Check
 from harness.graduation.plan import PlannedTraining
 from harness.plugin.collection import DEMAND
-from harness.plugin.settings import Settings
+from harness.plugin.options import is_worker
+from harness.plugin.settings import SETTINGS, Settings
 from harness.plugin.settings import Subject as Described
+
+if TYPE_CHECKING:
+    from fixtures.train_ahead import TrainAhead
 
 MAGNITUDE_WINDOWS, MAGNITUDE_LENGTH = 32, 128
 
@@ -23,6 +28,23 @@ def pytest_groundthink_validate(settings: Settings) -> None:
     resolve(settings.model, settings.scale)
     config = load_preset(settings.scale, settings.overrides_as_given)
     check_spec(settings.corpus or config.data.corpus)
+
+
+AHEAD: "pytest.StashKey[TrainAhead]" = pytest.StashKey()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Start the process that trains ahead before the corpus is tokenised: what it compiles takes as long as that."""
+    from fixtures.train_ahead import Job, TrainAhead, is_of_use
+
+    config = session.config
+    settings = config.stash[SETTINGS]
+    if config.option.collectonly or not is_of_use(settings, is_worker=is_worker(config)):
+        return
+    config.stash[AHEAD] = TrainAhead(Job.of(settings))
+    # a session may end before its first check
+    config.add_cleanup(config.stash[AHEAD].end)
 
 
 def _bench(settings: Settings):
@@ -91,16 +113,14 @@ def bench(settings: Settings):
 
 
 @pytest.fixture(scope="session")
-def training_ahead(settings: Settings, request):
+def training_ahead(request):
     """Trains on the GPU what the checks of a decision will ask for, while they measure; None in any other session."""
-    from fixtures.train_ahead import Job, TrainAhead, is_of_use
-
-    if not is_of_use(settings, is_worker=hasattr(request.config, "workerinput")):
+    ahead = request.config.stash.get(AHEAD, None)
+    if ahead is None:
         yield None
         return
     demands = [item.stash[DEMAND] for item in request.session.items if DEMAND in item.stash]
-    recipes = dict.fromkeys(recipe for demand in demands for recipe in demand.check.trainings)
-    ahead = TrainAhead(Job.of(settings, tuple(recipes)))
+    ahead.train(list(dict.fromkeys(recipe for demand in demands for recipe in demand.check.trainings)))
     try:
         yield ahead
     finally:

@@ -73,6 +73,19 @@ def the_memory_of_noise_is_measured() -> None:
 
 
 @known_answer("G3")
+def a_bend_of_the_schedule_is_no_memory() -> None:
+    """White noise on a curve that bends where the learning rate falls has no memory; one parabola sees some."""
+    steps = np.arange(101, 5001)
+    curve = 3.4 + 9 * steps**-0.5 - 0.25 * np.maximum((steps - 4000) / 1000, 0) ** 0.7
+    losses = curve + 0.055 * np.random.default_rng(9).standard_normal(len(steps))
+    expect_between("tau by phases", trend.noise_memory(steps, losses, decay_from=4001), 0.5, 1)
+    expect_between("tau by one parabola (negative control)", trend.noise_memory(steps, losses), 20, math.inf)
+    expect("blocks", trend.loss_trend(steps, losses, decay_from=4001).blocks, trend.MAX_BLOCKS)
+    slow = 0.055 * ar1(np.random.default_rng(10), 1, len(steps), 0.9)[0]
+    expect("tau of noise at phi = .9", trend.noise_memory(steps, curve + slow, decay_from=4001), 9.5, 3)
+
+
+@known_answer("G3")
 def gradient_norms_are_summarised() -> None:
     """Medians ignore an explosion, the tail shows it, and NaN does not pass for a number."""
     norms = np.concatenate([np.full(50, 99.0), np.full(200, 2.0)])

@@ -165,12 +165,27 @@ def detrend(steps: ArrayLike, values: ArrayLike) -> FloatArray:
     return np.asarray(ys - np.polynomial.polynomial.polyval(centred, coefficients), dtype=np.float64)
 
 
-def loss_trend(steps: ArrayLike, losses: ArrayLike, level: float = 0.9) -> TrendResult:
+def noise_memory(steps: ArrayLike, values: ArrayLike, decay_from: float | None = None) -> float:
+    """Autocorrelation time of the noise of a learning curve, in steps; what its trend leaves over.
+
+    ``decay_from`` is the first step at which the learning rate falls: the curve bends there, and one parabola for
+    both phases would leave that bend as memory. Each phase has a parabola of its own, unless one is too short.
+    """
+    xs, ys = _finite(steps, "steps"), _finite(values, "values")
+    cut = len(xs) if decay_from is None else int(np.searchsorted(xs, decay_from))
+    fitted = DETREND_DEGREE + 1
+    if min(cut, len(xs) - cut) < 2 * fitted:
+        return autocorrelation_time(detrend(xs, ys), fitted)
+    phases = [detrend(xs[phase], ys[phase]) for phase in (slice(None, cut), slice(cut, None))]
+    return autocorrelation_time(np.concatenate(phases), 2 * fitted)
+
+
+def loss_trend(steps: ArrayLike, losses: ArrayLike, level: float = 0.9, decay_from: float | None = None) -> TrendResult:
     """Test whether a training loss falls, on means of blocks at least five autocorrelation times long.
 
-    ``steps`` (from 1, increasing) and ``losses`` (nats a token) cover the training after warm-up. At most
-    ``MAX_BLOCKS`` blocks; the count shrinks until the blocks are long enough. The first steps that do not fill a
-    block are left out.
+    ``steps`` (from 1, increasing) and ``losses`` (nats a token) cover the training after warm-up; ``decay_from`` is
+    the first of them at which the learning rate falls, if it does. At most ``MAX_BLOCKS`` blocks; the count shrinks
+    until the blocks are long enough. The first steps that do not fill a block are left out.
 
     Raises ``UnderpoweredError`` when fewer than ``MIN_BLOCKS`` blocks remain, or a value is not finite.
     """
@@ -182,7 +197,7 @@ def loss_trend(steps: ArrayLike, losses: ArrayLike, level: float = 0.9) -> Trend
             f"{len(xs)} steps after warm-up are too few: {MIN_BLOCKS} blocks of white noise need "
             f"{MIN_BLOCKS * math.ceil(TAUS_PER_BLOCK / 2)}; train longer (--set train.steps=...)"
         )
-    tau = autocorrelation_time(detrend(xs, ys), fitted=DETREND_DEGREE + 1)
+    tau = noise_memory(xs, ys, decay_from)
     block_len = math.ceil(min(max(TAUS_PER_BLOCK * tau, len(xs) / MAX_BLOCKS), len(xs)))
     blocks = len(xs) // block_len
     if blocks < MIN_BLOCKS:

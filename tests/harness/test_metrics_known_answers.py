@@ -94,7 +94,7 @@ BROKEN = [
     (known_answers_entropy, entropy, "initial_loss_ratio", lambda loss, vocab: loss),
     (known_answers_trend, trend, "mann_kendall", lambda values, inflation=1.0: float(values[-1] >= values[0])),
     (known_answers_trend, trend, "autocorrelation_time", lambda values, fitted=1: 0.5),
-    (known_answers_trend, trend, "loss_trend", lambda x, y: true_loss_trend(x, -np.asarray(y))),
+    (known_answers_trend, trend, "loss_trend", lambda x, y, **options: true_loss_trend(x, -np.asarray(y), **options)),
     (known_answers_trend, trend, "theil_sen", lambda x, y, level=0.9, inflation=1.0: (0.0, 0.0, 0.0)),
     (known_answers_trend, gradients, "gradient_summary", lambda g, clip: gradients.GradientSummary(2.0, 1.0, 1.0)),
     (known_answers_state, state, "innovation", lambda now, before, decay: true_innovation(now, before, decay * 0 + 1)),

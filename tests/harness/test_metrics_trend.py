@@ -14,16 +14,17 @@ from harness.metrics.trend import (
     kendall_variance,
     loss_trend,
     mann_kendall,
+    noise_memory,
     theil_sen,
 )
 
 
-def p_values(series):
+def p_values(series, decay_from=None):
     """One p-value a row; NaN, which is no alarm, for a row that is refused."""
     values = []
     for row in series:
         try:
-            values.append(loss_trend(STEPS, row).p_value)
+            values.append(loss_trend(STEPS, row, decay_from=decay_from).p_value)
         except UnderpoweredError:
             values.append(math.nan)
     return np.array(values)
@@ -36,10 +37,11 @@ def test_noise_too_persistent_for_its_length_is_mostly_refused():
     assert refused.mean() > 0.8
 
 
+@pytest.mark.parametrize("decay_from", [None, 901], ids=["one phase", "two phases"])
 @pytest.mark.parametrize(("phi", "runs"), [(0.0, 500), (0.5, 500), (0.9, 1500)])
-def test_trendless_noise_is_rarely_called_a_fall(phi, runs):
+def test_trendless_noise_is_rarely_called_a_fall(phi, runs, decay_from):
     """At most .07 of trendless AR(1) runs at level .05: the rate over 4000 runs is .048, .054 and .063."""
-    alarms = np.mean(p_values(ar1(np.random.default_rng(30), runs, len(STEPS), phi)) < 0.05)
+    alarms = np.mean(p_values(ar1(np.random.default_rng(30), runs, len(STEPS), phi), decay_from) < 0.05)
 
     assert alarms <= 0.07
 
@@ -73,6 +75,13 @@ def test_the_curvature_of_a_learning_curve_does_not_pass_for_memory(curve):
 
     assert result.blocks == 20
     assert result.p_value < 0.01
+
+
+@pytest.mark.parametrize("decay_from", [103, 1098, 5000], ids=["at once", "at the end", "never reached"])
+def test_a_phase_too_short_for_a_parabola_is_part_of_the_other(decay_from):
+    noise = ar1(np.random.default_rng(38), 1, len(STEPS), 0.5)[0]
+
+    assert noise_memory(STEPS, noise, decay_from) == noise_memory(STEPS, noise)
 
 
 def test_blocks_are_five_autocorrelation_times_long_and_cover_the_end():

@@ -209,6 +209,11 @@ def test_a_last_update_that_breaks_the_weights_is_no_healthy_end():
     assert outcome.status == "diverged"
 
 
+CALM_LR = 2e-4
+"""Two trainings of these whose weights differ by 1e-6 have losses that differ by 1e-7 at most, and by .003 to .01 where
+one batch is left out. At 1e-3 they part by 5e-4 (RWKV6) to .003 (GPT2) by themselves (measured on a CPU)."""
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 @pytest.mark.parametrize("name", ["MAMBA2", "RWKV6", "GPT2", "GF-MH"])
@@ -218,7 +223,7 @@ def test_a_gpu_learns_what_a_cpu_learns(name):
     for device in ("cpu", "cuda"):
         torch.manual_seed(0)
         model = get_model(name, vocab_size=32)
-        config = LabelledConfig(epochs=3, batch_size=16, lr=1e-3, dtype="float32")
+        config = LabelledConfig(epochs=3, batch_size=16, lr=CALM_LR, dtype="float32")
         losses[device] = train_labelled(model, train, {}, config, seed=0, device=device).losses
     assert losses["cuda"] == pytest.approx(losses["cpu"], rel=2e-3)
 
@@ -228,7 +233,7 @@ def test_a_gpu_learns_what_a_cpu_learns(name):
 @pytest.mark.parametrize("name", ["MAMBA2", "RWKV6", "GPT2", "GF-MH"])
 def test_full_batches_are_graphed_and_learn_what_eager_ones_learn(name, monkeypatch):
     train = [random_examples(150, length=16, vocab_size=32), random_examples(70, length=24, vocab_size=32, seed=1)]
-    config = LabelledConfig(epochs=4, batch_size=16, lr=1e-3, dtype="float32")
+    config = LabelledConfig(epochs=4, batch_size=16, lr=CALM_LR, dtype="float32")
     found = {}
     for mode in ("graphed", "eager"):
         if mode == "eager":

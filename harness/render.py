@@ -9,16 +9,9 @@ from typing import Any
 
 from harness.check_rows import check_rows
 from harness.comparison import Change, Metric
+from harness.drawing import draw_all
 from harness.errors import HarnessError
-from harness.figures import (
-    FigureError,
-    LineFigure,
-    Passage,
-    TextFigure,
-    describe_figure,
-    draw_figure,
-    figure_from_json,
-)
+from harness.figures import LineFigure, Passage, TextFigure, describe_figure, figure_from_json
 from harness.interactive import Chart, content_hash, line_chart, runtime, training_charts
 from harness.items import ITEMS_FILE, items_text
 from harness.plots import plot_runs
@@ -97,7 +90,7 @@ def _is_of_state(figure: PublishedFigure, tables: Tables) -> bool:
 
 def _draw(published: Sequence[Mapping[str, str]], directory: Path) -> tuple[list[PublishedFigure], list[str]]:
     """Every published figure as data and, unless it is text, as PNG; and a remark where that cannot be drawn."""
-    figures, remarks = [], []
+    figures, to_draw = [], {}
     for entry in published:
         figure, name = figure_from_json(entry["figure"]), entry["name"]
         image, data = f"plots/{name}.png", f"plots/{name}.json"
@@ -107,17 +100,20 @@ def _draw(published: Sequence[Mapping[str, str]], directory: Path) -> tuple[list
         if isinstance(figure, TextFigure):
             passages, image = figure.passages, ""
         else:
-            try:
-                draw_figure(figure, directory / image)
-            except FigureError as error:
-                remarks.append(f"figure {name} is not drawn: {error}")
-                image = ""
+            to_draw[directory / image] = entry["figure"]
         figures.append(
             PublishedFigure(
                 name=name, check=entry["check"], title=figure.title, text=describe_figure(figure), image=image,
                 data=data, passages=passages,
             )
         )  # fmt: skip
+    undrawn = {path: remark for path, remark in draw_all(to_draw).items() if remark}
+    remarks = []
+    for index, shown in enumerate(figures):
+        remark = undrawn.get(directory / shown.image)
+        if remark is not None:
+            figures[index] = shown.model_copy(update={"image": ""})
+            remarks.append(f"figure {shown.name} is not drawn: {remark}")
     return figures, remarks
 
 

@@ -21,6 +21,8 @@ from harness.plugin.settings import SETTINGS, TABLES, describe_subject
 from harness.records import BLOCKING, Status, worst
 
 QUIET = pytest.StashKey[ExitStack]()
+GPU_PEAK = "groundthink.gpu_peak_bytes"
+"""Property of an item in junit.xml: the most that its process had allocated on the GPU while it ran."""
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -35,6 +37,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
         item.stash[QUIET] = quiet
         if not check.alone and is_worker(config):
             quiet.enter_context(config.stash[BOARD].beside_others())
+        _forget_gpu_peak()
         result = yield
     config.stash[BOARD].finish(item.nodeid, evidence.status)
     return result
@@ -108,10 +111,27 @@ def pytest_runtest_makereport(
     if call.when == "teardown":
         text = seal(item.nodeid, evidence.check.id, evidence.records).model_dump_json()
         item.user_properties.append((SEAL, text))
+        peak = _gpu_peak()
+        if peak is not None:
+            item.user_properties.append((GPU_PEAK, str(peak)))
     report = yield
     if call.when == "call" or call.excinfo is not None:
         _translate(report, evidence, unexpected)
     return report
+
+
+def _forget_gpu_peak() -> None:
+    import torch
+
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.reset_peak_memory_stats()
+
+
+def _gpu_peak() -> int | None:
+    """Bytes; None where this process has not used a GPU."""
+    import torch
+
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
 
 
 def _absorb(evidence: Evidence, call: pytest.CallInfo[None]) -> bool:

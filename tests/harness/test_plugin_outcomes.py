@@ -5,6 +5,8 @@ import xml.etree.ElementTree as ET
 import pytest
 from plugin_project import ROOT, Project, check_row
 
+from harness.plugin.lifecycle import GPU_PEAK
+
 EVERY_STATUS = """
 @check("A1")
 def test_pass(judge):
@@ -113,6 +115,35 @@ def test_every_status_reads_the_same_everywhere(project, workers):
     assert outcomes == {name: [outcome] if outcome else [] for name, (_, outcome) in EXPECTED.items()}
     result.assert_outcomes(passed=2, failed=2, errors=7, skipped=2)
     result.stdout.fnmatch_lines(["*1 warned*"])
+
+
+# a GPU whose peak is what was allocated since it was last asked to forget
+ON_A_GPU = """
+import pytest
+import torch
+
+allocated = [7]
+torch.cuda.is_initialized = lambda: True
+torch.cuda.reset_peak_memory_stats = allocated.clear
+torch.cuda.max_memory_allocated = lambda: max(allocated, default=0)
+
+@pytest.mark.check("A1")
+@pytest.mark.parametrize("size", [3, 2])
+def test_takes_memory(judge, size):
+    allocated.append(size)
+    judge("ratio", 1.0)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_an_item_tells_its_own_peak_of_gpu_memory(project, workers):
+    project.suite(test_a1=ON_A_GPU)
+    project.run("-n", workers)
+    cases = ET.parse(project.report_dir / "junit.xml").getroot().iter("testcase")
+    peaks = {case.get("name"): [p.get("value") for p in case.iter("property") if p.get("name") == GPU_PEAK]
+             for case in cases}  # fmt: skip
+    assert peaks == {"test_takes_memory[3]": ["3"], "test_takes_memory[2]": ["2"]}
 
 
 def worst_last(record):

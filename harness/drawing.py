@@ -31,23 +31,27 @@ def draw_all(figures: Mapping[Path, str]) -> dict[Path, str]:
     # in turns, since the figures of one kind stand side by side and take equally long
     shares = [dict(given[first::processes]) for first in range(processes)]
     with ThreadPoolExecutor(processes) as pool:
-        return {path: remark for drawn in pool.map(_draw_elsewhere, shares) for path, remark in drawn.items()}
+        drawn = list(pool.map(_draw_elsewhere, shares))
+    # a process may have been killed for want of memory. One after the other: matplotlib knows no threads
+    found = [_draw(share) if remarks is None else remarks for share, remarks in zip(shares, drawn, strict=True)]
+    return {path: remark for remarks in found for path, remark in remarks.items()}
 
 
-def _draw_elsewhere(figures: Mapping[Path, str]) -> dict[Path, str]:
-    """Draw in a process of its own, or here if that fails: it may have been killed for want of memory."""
+def _draw_elsewhere(figures: Mapping[Path, str]) -> dict[Path, str] | None:
+    """Draw in a process of its own; None where that failed."""
     path = os.pathsep.join([str(ROOT), *filter(None, sys.path)])
-    done = subprocess.run(  # noqa: S603 (our own module)
-        COMMAND,
-        input=json.dumps({str(path): figure for path, figure in figures.items()}),
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"PYTHONPATH": path},
-    )
-    if done.returncode != 0:
-        return _draw(figures)
-    return {Path(path): remark for path, remark in json.loads(done.stdout).items()}
+    try:
+        done = subprocess.run(  # noqa: S603 (our own module)
+            COMMAND,
+            input=json.dumps({str(path): figure for path, figure in figures.items()}),
+            capture_output=True,
+            text=True,
+            check=True,
+            env=os.environ | {"PYTHONPATH": path},
+        )
+        return {Path(path): remark for path, remark in json.loads(done.stdout).items()}
+    except (OSError, ValueError, subprocess.CalledProcessError):
+        return None
 
 
 def _draw(figures: Mapping[Path, str]) -> dict[Path, str]:

@@ -8,7 +8,7 @@ import pytest
 from harness.checks import Check
 from harness.graduation.plan import PlannedTraining
 from harness.plugin.collection import DEMAND
-from harness.plugin.options import is_worker
+from harness.plugin.options import is_spread
 from harness.plugin.settings import SETTINGS, Settings
 from harness.plugin.settings import Subject as Described
 
@@ -40,7 +40,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
     config = session.config
     settings = config.stash[SETTINGS]
-    if config.option.collectonly or not is_of_use(settings, is_worker=is_worker(config)):
+    if config.option.collectonly or not is_of_use(settings, is_spread=is_spread(config)):
         return
     config.stash[AHEAD] = TrainAhead(Job.of(settings))
     # a session may end before its first check

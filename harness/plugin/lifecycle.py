@@ -22,7 +22,8 @@ from harness.records import BLOCKING, Status, worst
 
 QUIET = pytest.StashKey[ExitStack]()
 GPU_PEAK = "groundthink.gpu_peak_bytes"
-"""Property of an item in junit.xml: the most that its process had allocated on the GPU while it ran."""
+"""Property of an item in junit.xml: the most that its process had allocated on the GPU while it ran, or since the last
+training in it began, which counts its own peak (``harness.team``)."""
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -247,6 +247,11 @@ def _declare_scales(config: pytest.Config) -> None:
         config.addinivalue_line("markers", f"{marker}: checks that evidence at {scale} parameters demands")
 
 
+def is_spread(config: pytest.Config) -> bool:
+    """Whether workers of pytest-xdist run the checks: in the session that started them, and in each of them."""
+    return is_worker(config) or getattr(config.option, "dist", "no") != "no"
+
+
 def is_worker(config: pytest.Config) -> bool:
     """Whether this process is a worker of pytest-xdist."""
     return hasattr(config, "workerinput")

@@ -37,8 +37,9 @@ def test_several_processes_draw_what_one_draws(tmp_path, two_cores, monkeypatch)
         assert (tmp_path / "here" / f"{index}.png").read_bytes() == (tmp_path / "there" / f"{index}.png").read_bytes()
 
 
-def test_what_a_process_could_not_draw_is_drawn_here(tmp_path, two_cores, monkeypatch):
-    monkeypatch.setattr(drawing, "COMMAND", ("false",))
+@pytest.mark.parametrize("command", [("false",), ("echo", "no json"), ("no-such-program",)])
+def test_what_a_process_could_not_draw_is_drawn_here(tmp_path, two_cores, monkeypatch, command):
+    monkeypatch.setattr(drawing, "COMMAND", command)
     remarks = draw_all(figures(tmp_path, 2 * FIGURES_A_PROCESS))
 
     assert [path.name for path, remark in remarks.items() if remark] == ["nothing.png"]

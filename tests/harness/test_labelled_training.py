@@ -210,8 +210,9 @@ def test_a_last_update_that_breaks_the_weights_is_no_healthy_end():
 
 
 CALM_LR = 2e-4
-"""Two trainings of these whose weights differ by 1e-6 have losses that differ by 1e-7 at most, and by .003 to .01 where
-one batch is left out. At 1e-3 they part by 5e-4 (RWKV6) to .003 (GPT2) by themselves (measured on a CPU)."""
+"""Two trainings of these whose weights differ by 1e-6 have losses that differ by 1e-7 of themselves at most, and by
+.003 to .01 of themselves where one batch is left out. At 1e-3 they part by 5e-4 (RWKV6) to .003 (GPT2) by themselves
+(measured on a CPU)."""
 
 
 @pytest.mark.gpu

@@ -205,3 +205,24 @@ def test_neither_help_nor_collection_imports_anything_heavy(pytester, monkeypatc
         "assert not heavy, heavy"
     )
     assert pytester.run(sys.executable, "-c", code).ret == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "processes", "spread"), [((), 1, False), (("-n", "0"), 1, False), (("-n", "1"), 2, True)]
+)
+def test_a_session_with_workers_is_spread_in_every_process(pytester, monkeypatch, arguments, processes, spread):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    pytester.makeconftest(
+        """
+        from pathlib import Path
+        from harness.plugin.options import is_spread
+
+        def pytest_sessionstart(session):
+            with Path("told").open("a") as file:
+                file.write(f"{is_spread(session.config)}\\n")
+        """
+    )
+    pytester.makepyfile("def test_nothing(): pass")
+    assert pytester.runpytest_subprocess(*arguments).ret == 0
+    assert (pytester.path / "told").read_text().splitlines() == [str(spread)] * processes

@@ -39,7 +39,7 @@ def draw_all(figures: Mapping[Path, str]) -> dict[Path, str]:
 
 def _draw_elsewhere(figures: Mapping[Path, str]) -> dict[Path, str] | None:
     """Draw in a process of its own; None where that failed."""
-    path = os.pathsep.join([str(ROOT), *filter(None, sys.path)])
+    importable = os.pathsep.join([str(ROOT), *filter(None, sys.path)])
     try:
         done = subprocess.run(  # noqa: S603 (our own module)
             COMMAND,
@@ -47,7 +47,7 @@ def _draw_elsewhere(figures: Mapping[Path, str]) -> dict[Path, str] | None:
             capture_output=True,
             text=True,
             check=True,
-            env=os.environ | {"PYTHONPATH": path},
+            env=os.environ | {"PYTHONPATH": importable},
         )
         return {Path(path): remark for path, remark in json.loads(done.stdout).items()}
     except (OSError, ValueError, subprocess.CalledProcessError):

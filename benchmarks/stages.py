@@ -18,6 +18,7 @@ from xml.etree import ElementTree
 from fixtures.plan import known_pace, parameters_times_tokens
 from fixtures.training import KIND
 from harness.beginnings import read_origin
+from harness.errors import HarnessError
 from harness.execution import read_execution
 from harness.plugin.lifecycle import GPU_PEAK
 from harness.report import REPORT_FILE
@@ -145,7 +146,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not path.exists():
             sys.stderr.write(f"{path} is not there: give the directory of a report, and the store of its run\n")
             return 2
-    print("\n".join(lines(options.report, options.store)))
+    try:
+        print("\n".join(lines(options.report, options.store)))
+    except (HarnessError, ElementTree.ParseError, ValueError, KeyError) as error:
+        sys.stderr.write(f"{options.report} and {options.store} cannot be read together: {error}\n")
+        return 2
     return 0
 
 

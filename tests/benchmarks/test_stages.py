@@ -88,6 +88,13 @@ def test_a_wrong_directory_is_bad_usage(run, capsys):
     assert main([str(run[0]), str(run[1])]) == 0
 
 
+@pytest.mark.parametrize("file", ["report.json", "junit.xml"])
+def test_a_damaged_report_is_told_in_a_line(run, capsys, file):
+    (run[0] / file).write_text("{")
+    assert main([str(run[0]), str(run[1])]) == 2
+    assert str(run[0]) in capsys.readouterr().err
+
+
 def test_the_pace_of_a_gpu_that_nobody_timed_is_unknown():
     assert known_pace(None) is None
     assert known_pace("another GPU") is None

@@ -15,7 +15,8 @@ from harness.thresholds import explain_validation
 CHECKS_PATH = Path(__file__).with_name("checks.toml")
 
 MAIN_TRAININGS = "main"
-"""The recipe of one training a seed. A check that rests on it needs evidence of every seed (graduation/matrix.py)."""
+"""The recipe of one training a seed. A check that rests on it needs evidence of every seed (graduation/matrix.py),
+unless ``Check.seeds`` says that the first is enough."""
 
 # Nominal parameters of each scale, by the marker that selects it; smallest first.
 SCALES = {"tiny": "3.5M", "small": "8M", "medium": "30M", "large": "125M"}
@@ -41,6 +42,8 @@ class Check(BaseModel):
     alone         it times the machine: runs last, and while no other process of the session measures or trains
     study         opt-in: runs only where its file or test is named
     trainings     recipes of ``fixtures.recipes`` that it needs
+    seeds         of which of the session's seeds it needs evidence where it rests on the main trainings: ``first``
+                  where the claim is about a training that only the first one has
     known_answers modules that register its known-answer tests
     mutants       broken subjects that must FAIL it
     next          what to do when it fails
@@ -63,6 +66,7 @@ class Check(BaseModel):
     alone: bool = False
     study: bool = False
     trainings: tuple[str, ...] = ()
+    seeds: Literal["all", "first"] = "all"
     known_answers: tuple[str, ...] = ()
     mutants: tuple[str, ...] = ()
     next: str

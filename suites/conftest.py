@@ -130,14 +130,44 @@ def training_ahead(request):
             request.config.get_terminal_writer().line(f"\n{wrong}")
 
 
+@pytest.fixture(scope="session")
+def resource_processes(bench):
+    """Processes that measure what an update takes, one a size; on a GPU they warm up from the first request on."""
+    from fixtures.resources import processes_of
+
+    with processes_of(bench) as processes:
+        yield processes
+
+
 @pytest.fixture(autouse=True)
 def machine(request):
-    """Let trainings be begun ahead; a check that times the machine waits until they are over."""
+    """Let trainings be begun ahead; a check that times the machine waits until they are over.
+
+    While the session waits for the last of them, what is to be timed warms up.
+    """
     if not request.node.get_closest_marker("check"):
         return
     ahead = request.getfixturevalue("training_ahead")
-    if ahead is not None and request.node.stash[DEMAND].check.alone:
+    if ahead is None:
+        return
+    check = request.node.stash[DEMAND].check
+    if check.alone:
         ahead.wait()
+    elif _waits_for_the_last(check) and _times_the_machine(request.session):
+        from fixtures.resources import has_room_to_warm_up
+
+        if has_room_to_warm_up():
+            request.getfixturevalue("resource_processes")
+
+
+def _waits_for_the_last(check: Check) -> bool:
+    from fixtures.train_ahead import GROUPS
+
+    return not set(GROUPS[-1]).isdisjoint(check.trainings)
+
+
+def _times_the_machine(session: pytest.Session) -> bool:
+    return any(item.stash[DEMAND].check.alone for item in session.items if DEMAND in item.stash)
 
 
 @pytest.fixture(autouse=True)

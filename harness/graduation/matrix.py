@@ -218,9 +218,12 @@ class _Auditor:
         return None
 
     def _seeds_without_evidence(self, check: Check, judged: Sequence[Record]) -> list[int]:
-        """Seeds of the session that a check on its main trainings has no record of: a claim made by fewer."""
+        """Seeds that a check on the main trainings needs and has no record of: a claim made by fewer."""
+        if MAIN_TRAININGS not in check.trainings:
+            return []
+        demanded = sorted(self._bundle.seeds)[:1] if check.seeds == "first" else self._bundle.seeds
         seen = {seed for record in judged for seed in record.seeds}
-        return sorted(set(self._bundle.seeds) - seen) if MAIN_TRAININGS in check.trainings else []
+        return sorted(set(demanded) - seen)
 
     def _misplaced(self, check_id: str, record: Record) -> str | None:
         if (record.check, record.model, record.scale) == (check_id, self._bundle.model, self._bundle.scale):

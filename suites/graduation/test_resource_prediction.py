@@ -6,7 +6,7 @@ pytestmark = pytest.mark.check("RESOURCE")
 
 
 @pytest.fixture
-def findings(bench, judge):
+def findings(bench, request, judge):
     """What was predicted, what was measured, and what is predicted next."""
     from fixtures.resources import find
     from fixtures.subjects import SubjectError
@@ -14,8 +14,10 @@ def findings(bench, judge):
     from harness.graduation.predictions import PredictionError
     from harness.resource import BusyError
 
+    # as an argument it would be set up before this check has waited for the trainings
+    processes = request.getfixturevalue("resource_processes")
     try:
-        return bench.once(("resources",), lambda: find(bench))
+        return bench.once(("resources",), lambda: find(bench, processes))
     except (SubjectError, FlopsError) as error:
         judge.missing(str(error))
     except (BusyError, PredictionError) as error:

@@ -19,7 +19,7 @@ MODEL = "GF-MH"
 CATEGORY = {
     "G0": "stability", "G1": "stability", "G3": "stability", "S3": "stability", "D1": "stability",
     "STABILITY": "stability", "RESUME": "stability", "CANARY": "canary", "SCALING": "scaling", "RESOURCE": "resource",
-    "NOTE": "none", "HYBRID": "none",
+    "NOTE": "none", "HYBRID": "none", "LONGER": "none",
 }  # fmt: skip
 HARD = ("G0", "G1", "G3", "S3", "RESUME")
 
@@ -68,7 +68,8 @@ def tables(scale: str = "3.5M", seeds: int = 3, cpu_ref: bool = True) -> tuple[E
                 "id": name, "title": name, "claim": "c", "why": "w", "method": "m", "suite": "graduation",
                 "file": f"test_{name.lower()}.py", "scales": (scale,), "category": category, "next": "n", "source": "s",
                 "branches": "hybrid" if name == "HYBRID" else "any",
-                "trainings": [MAIN_TRAININGS] if name == "NOTE" else [],
+                "trainings": [MAIN_TRAININGS] if name in ("NOTE", "LONGER") else [],
+                "seeds": "first" if name == "LONGER" else "all",
             }
         )
         for name, category in CATEGORY.items()

@@ -22,6 +22,13 @@ def odd(check: str, **changes) -> Record:
     return record(check, "level_of", value=2.0, case="odd").model_copy(update=changes)
 
 
+def of_seed(check: str, seed: int) -> Made:
+    """Evidence for GO whose records of that check are of one seed."""
+    evidence = made(3, 3, 2, 2)
+    one = tuple(r.model_copy(update={"seeds": (seed,)}) if r.check == check else r for r in evidence.records)
+    return evidence.but(records=one)
+
+
 # Evidence, its verdict, and the one line of why
 TABLE = {
     "the worked example: 1.5 x 3 + 1.5 x 3 + 2 + 2 = 13": (made(3, 3, 2, 2), "GO"),
@@ -54,10 +61,9 @@ TABLE = {
         (made(3, 3, 2, 2).but(records=(*made(3, 3, 2, 2).records, odd("NOTE", model="RWKV6"))), "INCOMPLETE"),
     "a record of an item that was never planned":
         (made(3, 3, 2, 2).but(records=(*made(3, 3, 2, 2).records, odd("NOTE", nodeid="elsewhere"))), "INCOMPLETE"),
-    "three seeds were trained and one was judged":
-        (made(3, 3, 2, 2).but(records=tuple(
-            r.model_copy(update={"seeds": (0,)}) if r.check == "NOTE" else r for r in made(3, 3, 2, 2).records
-        )), "INCOMPLETE"),
+    "three seeds were trained and one was judged": (of_seed("NOTE", 0), "INCOMPLETE"),
+    "of a training that only the first seed has, it is enough": (of_seed("LONGER", 0), "GO"),
+    "and no other one will do": (of_seed("LONGER", 1), "INCOMPLETE"),
     "a FAIL outweighs what is missing": (made(3, None, 2, 2, {"G1": FAIL}), "NO-GO"),
     "an invalid measurement is no evidence": (made(3, 3, 2, 2, {"D1": INVALID}), "INCOMPLETE"),
     "a pure model is excused from comparing branches": (made(3, 3, 2, 2, {"HYBRID": NA}, branches=1), "GO"),

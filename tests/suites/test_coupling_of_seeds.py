@@ -10,7 +10,7 @@ SUITE = Path(__file__).parents[2] / "suites/diagnostics/test_coupling_of_gradien
 ESTIMATE = SimpleNamespace(value=2.0, ci=(1.5, 2.5))
 
 
-class Invalid(Exception):
+class InvalidError(Exception):
     """Ends the check, as the judge's own exception does."""
 
 
@@ -25,7 +25,7 @@ class Judge:
         pass
 
     def invalid(self, reason):
-        raise Invalid(reason)
+        raise InvalidError(reason)
 
 
 def coupling(seed, invalid=""):
@@ -42,7 +42,7 @@ def judged(*couplings):
     said = ""
     try:
         suite.test_no_branch_is_coupled_alone(couplings, judge)
-    except Invalid as reason:
+    except InvalidError as reason:
         said = str(reason)
     return judge.judged, said
 

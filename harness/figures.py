@@ -229,11 +229,30 @@ def _set_line_ticks(axes: "Axes", figure: LineFigure, places: Sequence[float]) -
 
     if figure.x_log:
         axes.set_xscale("log")
-        chosen = places[:: -(-len(places) // MAX_LOG_TICKS)]
-        axes.set_xticks(chosen, [f"{place:g}" for place in chosen])
+        chosen = _apart(places)
+        axes.set_xticks(chosen, [_short(place) for place in chosen])
         axes.xaxis.set_minor_locator(NullLocator())
     elif all(place == int(place) for place in places):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _apart(places: Sequence[float]) -> list[float]:
+    """Of ascending places on a logarithmic axis those that leave room for a label between them, the first always."""
+    chosen: list[float] = []
+    least = math.log(places[-1] / places[0]) / MAX_LOG_TICKS
+    for place in places:
+        # a little less than asked: places a power of two apart are so by rounded logarithms
+        if not chosen or math.log(place / chosen[-1]) > 0.999 * least:
+            chosen.append(place)
+    return chosen
+
+
+def _short(place: float) -> str:
+    """``512``, ``0.25``; from a hundred thousand on with a letter: ``2.1M``, ``4P``."""
+    for unit, letter in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if place >= max(unit, 1e5):
+            return f"{place / unit:.3g}{letter}"
+    return f"{place:g}"
 
 
 def _draw_line(axes: "Axes", points: Sequence[Point], style: Mapping[str, Any]) -> Any:

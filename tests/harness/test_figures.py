@@ -138,6 +138,16 @@ def test_a_logarithmic_axis_names_the_places_that_were_measured(tmp_path, monkey
     assert ticks(figure, tmp_path, monkeypatch) == ["8", "16", "32", "64", "128", "256", "512"]
 
 
+def test_labels_of_a_logarithmic_axis_are_short_and_do_not_run_into_each_other(tmp_path, monkeypatch):
+    # sizes of models, and a law that is drawn at places between them
+    sizes = [2_103_970, 2_104_000, 2_390_000, 2_685_480, 2_690_000, 3_450_000, 5_268_304, 8_052_790]
+    found = ticks(LineFigure("t", "n", "y", {"": {"a": [(n, 1.0) for n in sizes]}}, x_log=True), tmp_path, monkeypatch)
+    assert found == ["2.1M", "2.69M", "3.45M", "5.27M", "8.05M"]
+    places = [(n, 1.0) for n in (0.25, 65_536, 131_072, 3e9, 4.22e15)]
+    found = ticks(LineFigure("t", "n", "y", {"": {"a": places}}, x_log=True), tmp_path, monkeypatch)
+    assert found == ["0.25", "65536", "3B", "4.22P"]
+
+
 def test_any_two_lines_look_different():
     labels = [str(i) for i in range(len(COLOURS) * len(DASHES))]
     looks = {(style["color"], style["linestyle"]) for style in _styles(labels).values()}

@@ -5,9 +5,9 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from harness.errors import HarnessError, did_you_mean
 from harness.thresholds import explain_validation
@@ -71,6 +71,15 @@ class Check(BaseModel):
     mutants: tuple[str, ...] = ()
     next: str
     source: str
+
+    @model_validator(mode="after")
+    def _first_seed_has_more(self) -> Self:
+        if self.seeds == "first" and not (MAIN_TRAININGS in self.trainings and len(self.trainings) > 1):
+            raise ValueError(
+                f'seeds = "first" is for a check that compares the main trainings with one that the first seed alone '
+                f"has: name both in trainings, which is {list(self.trainings)}, or leave seeds out"
+            )
+        return self
 
     @property
     def path(self) -> str:

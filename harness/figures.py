@@ -250,8 +250,9 @@ def _apart(places: Sequence[float]) -> list[float]:
 def _short(place: float) -> str:
     """``512``, ``0.25``; from a hundred thousand on with a letter: ``2.1M``, ``4P``."""
     for unit, letter in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if place >= max(unit, 1e5):
-            return f"{place / unit:.3g}{letter}"
+        # by what is shown: .9999 million are 1M, not 1e+03k
+        if (shown := float(f"{place:.3g}")) >= max(unit, 1e5):
+            return f"{shown / unit:.3g}{letter}"
     return f"{place:g}"
 
 

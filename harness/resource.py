@@ -42,7 +42,7 @@ YARDSTICK_WIDTH = {"cpu": 512, "cuda": 4096}
 LEAST_SHARE = 0.85
 """Of the processor time that the threads could have had: .89 to .94 seen in quiet moments, .50 beside a busy loop."""
 
-_STATUS = Path("/proc/self/status")
+_STATUS, _MEMINFO = Path("/proc/self/status"), Path("/proc/meminfo")
 
 
 class BusyError(HarnessError):
@@ -273,6 +273,12 @@ class _Memory:
     def peak_above_start(self) -> int:
         peak = torch.cuda.max_memory_allocated() if self.device == "cuda" else _resident("VmHWM")
         return peak - self.start
+
+
+def available_bytes() -> int:
+    """Bytes of the host's memory that a new process could have without others giving up theirs. Linux."""
+    rows = _MEMINFO.read_text(encoding="utf8").splitlines()
+    return int(dict(row.split(":", 1) for row in rows)["MemAvailable"].split()[0]) * 1024
 
 
 def _resident(line: str) -> int:

@@ -119,8 +119,7 @@ def training_ahead(request):
     if ahead is None:
         yield None
         return
-    demands = [item.stash[DEMAND] for item in request.session.items if DEMAND in item.stash]
-    ahead.train(list(dict.fromkeys(recipe for demand in demands for recipe in demand.check.trainings)))
+    ahead.train(_recipes_of(request.session))
     try:
         yield ahead
     finally:
@@ -153,21 +152,32 @@ def machine(request):
     check = request.node.stash[DEMAND].check
     if check.alone:
         ahead.wait()
-    elif _waits_for_the_last(check) and _times_the_machine(request.session):
-        from fixtures.resources import has_room_to_warm_up
+    elif _waits_for_the_last(check, request.session) and _times_the_machine(request.session) and not ahead.has_failed:
+        from fixtures.resources import may_warm_up_beside_trainings
 
-        if has_room_to_warm_up():
+        if may_warm_up_beside_trainings(request.getfixturevalue("bench")):
             request.getfixturevalue("resource_processes")
 
 
-def _waits_for_the_last(check: Check) -> bool:
-    from fixtures.train_ahead import GROUPS
+def _checks_of(session: pytest.Session) -> list[Check]:
+    return [item.stash[DEMAND].check for item in session.items if DEMAND in item.stash]
 
-    return not set(GROUPS[-1]).isdisjoint(check.trainings)
+
+def _recipes_of(session: pytest.Session) -> list[str]:
+    """What the checks of a session ask for, each once."""
+    return list(dict.fromkeys(recipe for check in _checks_of(session) for recipe in check.trainings))
+
+
+def _waits_for_the_last(check: Check, session: pytest.Session) -> bool:
+    """Whether a check needs what is trained ahead last, after which the process ahead has nothing left to do."""
+    from fixtures.train_ahead import groups_of
+
+    groups = groups_of(_recipes_of(session))
+    return bool(groups) and not set(groups[-1]).isdisjoint(check.trainings)
 
 
 def _times_the_machine(session: pytest.Session) -> bool:
-    return any(item.stash[DEMAND].check.alone for item in session.items if DEMAND in item.stash)
+    return any(check.alone for check in _checks_of(session))
 
 
 @pytest.fixture(autouse=True)

@@ -170,10 +170,14 @@ class _Auditor:
         if status is Status.WARN and self._bundle.fail_on_warn:
             status, why = Status.FAIL, f"{why} (--fail-on-warn)"
         waiver = next((waiver for waiver in self._bundle.waivers if waiver.check == check_id), None)
-        if waiver is not None and status is Status.FAIL:
-            note = f"{why}; waived by {waiver.owner} until {waiver.expires}: {waiver.reason}"
-            return Settled(check=check_id, status=Status.WARN, why=note, waived=True)
-        return Settled(check=check_id, status=status, why=why)
+        if waiver is None or status is not Status.FAIL:
+            return Settled(check=check_id, status=status, why=why)
+        lacking = self._lacking(check_id)
+        if lacking:
+            # a FAIL outweighs what is missing, so a waiver that lifted it would hide that too
+            return Settled(check=check_id, status=status, why=f"{why}; the waiver does not hold, for besides {lacking}")
+        note = f"{why}; waived by {waiver.owner} until {waiver.expires}: {waiver.reason}"
+        return Settled(check=check_id, status=Status.WARN, why=note, waived=True)
 
     def _audit(self, check_id: str) -> tuple[Status, str]:
         if check_id not in self._checks:
@@ -195,8 +199,23 @@ class _Auditor:
         status, why = self._status(self._checks[check_id], judged)
         unseen = self._seeds_without_evidence(self._checks[check_id], judged)
         if unseen and status in (Status.PASS, Status.WARN):
-            return Status.MISSING, f"no record of seed {', '.join(map(str, unseen))}"
+            return Status.MISSING, unseen
         return status, why
+
+    def _lacking(self, check_id: str) -> str:
+        """What evidence a check that FAILs does not have, empty when it has all."""
+        judged = [
+            record
+            for nodeid, check in self._bundle.planned.items()
+            if check == check_id
+            for record in self._by_nodeid[nodeid]
+            if not record.info
+        ]
+        absent = [record for record in judged if record.status in NO_EVIDENCE and not self._is_excused(record)]
+        if absent:
+            return f"it is {absent[0].status}: {_what(absent[0])}"
+        unseen = self._seeds_without_evidence(self._checks[check_id], judged)
+        return f"there is {unseen}" if unseen else ""
 
     def _unsound(self, check_id: str, nodeid: str, records: Sequence[Record]) -> tuple[Status, str] | None:
         """Why the records of an item are no evidence; None when they are."""
@@ -217,13 +236,14 @@ class _Auditor:
                 return Status.INVALID, fault
         return None
 
-    def _seeds_without_evidence(self, check: Check, judged: Sequence[Record]) -> list[int]:
-        """Seeds that a check on the main trainings needs and has no record of: a claim made by fewer."""
+    def _seeds_without_evidence(self, check: Check, judged: Sequence[Record]) -> str:
+        """Which seeds a check on the main trainings needs and has no record of: a claim made by fewer. Empty: none."""
         if MAIN_TRAININGS not in check.trainings:
-            return []
+            return ""
         demanded = sorted(self._bundle.seeds)[:1] if check.seeds == "first" else self._bundle.seeds
         seen = {seed for record in judged for seed in record.seeds}
-        return sorted(set(demanded) - seen)
+        unseen = sorted(set(demanded) - seen)
+        return f"no record of seed {', '.join(map(str, unseen))}" if unseen else ""
 
     def _misplaced(self, check_id: str, record: Record) -> str | None:
         if (record.check, record.model, record.scale) == (check_id, self._bundle.model, self._bundle.scale):
@@ -234,16 +254,17 @@ class _Auditor:
         status = worst(record.status for record in judged)
         decisive = next((record for record in judged if record.status is status), None)
         why = "nothing was judged" if decisive is None else _what(decisive)
-        unsupported = [record for record in judged if record.status is Status.UNSUPPORTED]
-        if unsupported and not self._on_cpu_by_design and SEVERITY.index(status) > SEVERITY.index(Status.MISSING):
+        unsupported = [r for r in judged if r.status is Status.UNSUPPORTED and not self._is_excused(r)]
+        if unsupported and SEVERITY.index(status) > SEVERITY.index(Status.MISSING):
             return Status.UNSUPPORTED, _what(unsupported[0])
         if status is Status.NA and not self._may_be_na(check):
             return Status.MISSING, f"{why}; checks.toml does not exempt this subject from it"
         return status, "" if status is Status.PASS else why
 
-    @property
-    def _on_cpu_by_design(self) -> bool:
-        return self._bundle.scope == "cpu_ref" and self._table.scale(self._bundle.scale).cpu_ref
+    def _is_excused(self, record: Record) -> bool:
+        """Whether a kernel that does not run here is none of this decision's business: on a CPU, at a small scale."""
+        by_design = self._bundle.scope == "cpu_ref" and self._table.scale(self._bundle.scale).cpu_ref
+        return by_design and record.status is Status.UNSUPPORTED
 
     def _may_be_na(self, check: Check) -> bool:
         return bool(check.exempt) or (check.branches == "hybrid" and self._bundle.branches < 2)

@@ -14,9 +14,9 @@ def findings(bench, request, judge):
     from harness.graduation.predictions import PredictionError
     from harness.resource import BusyError
 
-    # as an argument it would be set up before this check has waited for the trainings
-    processes = request.getfixturevalue("resource_processes")
     try:
+        # as an argument it would be set up before this check has waited for the trainings
+        processes = request.getfixturevalue("resource_processes")
         return bench.once(("resources",), lambda: find(bench, processes))
     except (SubjectError, FlopsError) as error:
         judge.missing(str(error))

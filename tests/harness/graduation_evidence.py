@@ -68,7 +68,7 @@ def tables(scale: str = "3.5M", seeds: int = 3, cpu_ref: bool = True) -> tuple[E
                 "id": name, "title": name, "claim": "c", "why": "w", "method": "m", "suite": "graduation",
                 "file": f"test_{name.lower()}.py", "scales": (scale,), "category": category, "next": "n", "source": "s",
                 "branches": "hybrid" if name == "HYBRID" else "any",
-                "trainings": [MAIN_TRAININGS] if name in ("NOTE", "LONGER") else [],
+                "trainings": {"NOTE": [MAIN_TRAININGS], "LONGER": [MAIN_TRAININGS, "extended"]}.get(name, []),
                 "seeds": "first" if name == "LONGER" else "all",
             }
         )

@@ -24,11 +24,19 @@ def write(tmp_path, *rows):
         (check_row("A1", needs=["A2"]), "needs 'A2', which is no check"),
         (check_row("A1", needs=["B1"]) + check_row("B1", needs=["A1"]), "in a circle"),
         ("[A1", "not TOML"),
+        (check_row("A1") + "seeds = 'some'\n", r"\[A1.seeds"),
+        (check_row("A1") + "seeds = 'first'\n", r"name both in trainings, which is \[\]"),
+        (check_row("A1") + "seeds = 'first'\ntrainings = ['main']\n", r"which is \['main'\]"),
+        (check_row("A1") + "seeds = 'first'\ntrainings = ['extended', 'peer']\n", "which is .'extended', 'peer'."),
     ],
 )
 def test_a_table_that_cannot_be_meant_is_refused(tmp_path, row, message):
     with pytest.raises(CheckError, match=message):
         load_checks(write(tmp_path, row))
+
+
+def test_only_a_check_whose_other_training_one_seed_has_is_spared_the_others():
+    assert [check.id for check in load_checks().values() if check.seeds == "first"] == ["EXTENDED"]
 
 
 def test_ids_are_found_in_any_case_and_near_matches_are_named():

@@ -13,6 +13,7 @@ from harness.figures import (
     MatrixFigure,
     Passage,
     TextFigure,
+    _short,
     _styles,
     describe_figure,
     draw_figure,
@@ -146,6 +147,11 @@ def test_labels_of_a_logarithmic_axis_are_short_and_do_not_run_into_each_other(t
     places = [(n, 1.0) for n in (0.25, 65_536, 131_072, 3e9, 4.22e15)]
     found = ticks(LineFigure("t", "n", "y", {"": {"a": places}}, x_log=True), tmp_path, monkeypatch)
     assert found == ["0.25", "65536", "3B", "4.22P"]
+
+
+def test_a_label_has_the_unit_of_the_number_that_it_shows():
+    places = (99_999, 131_072, 999_499, 999_999, 999_999_999)
+    assert [_short(place) for place in places] == ["100k", "131k", "999k", "1M", "1B"]
 
 
 def test_any_two_lines_look_different():

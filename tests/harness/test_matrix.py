@@ -22,9 +22,20 @@ def odd(check: str, **changes) -> Record:
     return record(check, "level_of", value=2.0, case="odd").model_copy(update=changes)
 
 
-def of_seed(check: str, seed: int) -> Made:
-    """Evidence for GO whose records of that check are of one seed."""
-    evidence = made(3, 3, 2, 2)
+def absent(check: str, status: Status) -> Record:
+    """Evidence that is not there."""
+    return odd(check, status=status, value=None, threshold=None)
+
+
+def beside_a_waived_fail(*records: Record, **changes) -> Made:
+    """Evidence for GO but for a waived FAIL of NOTE, and what its other item says."""
+    evidence = made(3, 3, 2, 2, {"NOTE": FAIL}, waivers=(WAIVER,), **changes)
+    return evidence.but(records=(*evidence.records, *records))
+
+
+def of_seed(check: str, seed: int, statuses=None, **changes) -> Made:
+    """Evidence for GO, but for ``statuses``, whose records of that check are of one seed."""
+    evidence = made(3, 3, 2, 2, statuses, **changes)
     one = tuple(r.model_copy(update={"seeds": (seed,)}) if r.check == check else r for r in evidence.records)
     return evidence.but(records=one)
 
@@ -48,6 +59,17 @@ TABLE = {
     "a FAIL beyond the gates is HOLD": (made(3, 3, 2, 2, {"NOTE": FAIL}), "HOLD"),
     "a waived FAIL is CAUTION, never GO": (made(3, 3, 2, 2, {"NOTE": FAIL}, waivers=(WAIVER,)), "CAUTION"),
     "what is missing cannot be waived": (made(3, 3, 2, 2, {"NOTE": MISSING}, waivers=(WAIVER,)), "INCOMPLETE"),
+    "nor with a FAIL beside it": (beside_a_waived_fail(absent("NOTE", MISSING)), "HOLD"),
+    "nor what is invalid, for one seed of three say":
+        (beside_a_waived_fail(absent("NOTE", INVALID)), "HOLD"),
+    "nor what this machine cannot run":
+        (beside_a_waived_fail(absent("NOTE", UNSUPPORTED)), "HOLD"),
+    "unless nobody demands it there":
+        (beside_a_waived_fail(absent("NOTE", UNSUPPORTED), scope="cpu_ref"), "CAUTION"),
+    "nor a FAIL that one seed has, where the others have nothing":
+        (of_seed("NOTE", 0, {"NOTE": FAIL}, waivers=(WAIVER,)), "HOLD"),
+    "a FAIL of the one seed that is demanded can be":
+        (of_seed("LONGER", 0, {"LONGER": FAIL}, waivers=(WAIVER.model_copy(update={"check": "LONGER"}),)), "CAUTION"),
     "a quantity that was reported twice":
         (made(3, 3, 2, 2).but(records=(*made(3, 3, 2, 2).records, ending("NOTE", PASS))), "INCOMPLETE"),
     "the one record that capped the verdict, lost on the way":

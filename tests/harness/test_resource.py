@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fixtures.presets import load_preset
 from harness import resource
-from harness.resource import BusyError, RandomStep, WarmedUp, count, saved_bytes
+from harness.resource import BusyError, RandomStep, WarmedUp, available_bytes, count, saved_bytes
 
 VOCAB, WIDTH = 64, 8
 CONFIG = load_preset(
@@ -118,6 +118,14 @@ def test_a_measurement_is_complete_json(monkeypatch):
     assert min(found.tokens_per_s) <= found.speed <= max(found.tokens_per_s)
     assert found.yardstick > 0
     assert json.loads(json.dumps(asdict(found)))["peak_bytes"] == found.peak_bytes
+
+
+@pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="reads Linux's account of the machine")
+def test_memory_that_is_taken_is_no_longer_available():
+    before = available_bytes()
+    ballast = torch.ones(1 << 30, dtype=torch.uint8)
+    # others on this machine take and give meanwhile
+    assert 0.5 * ballast.nbytes < before - available_bytes() < 1.5 * ballast.nbytes
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's account of a process")

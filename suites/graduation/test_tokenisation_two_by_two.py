@@ -22,31 +22,57 @@ def _where(cell, run):
 
 
 def _pairs(cells):
-    """Byte pairs and bytes of the same corpus."""
-    distinct = list({id(each.cell): each.cell for each in cells}.values())
+    """Byte pairs and bytes of the same corpus, each with the run of its last seed."""
+    distinct = list({id(each.cell): each for each in cells}.values())
     return list(zip(distinct[::2], distinct[1::2], strict=True))
 
 
-def test_the_cells_differ_in_nothing_else(cells, judge):
+@pytest.fixture
+def compute_ratio(cells):
+    """``compute_ratio(byte pairs, bytes)``: operations of an update of bytes over one of byte pairs, and a note."""
+    import math
+
+    from harness.flops import FlopsError
+
+    def of(pairs, plain):
+        try:
+            return plain.operations_per_step() / pairs.operations_per_step(), ""
+        except FlopsError as error:
+            return math.nan, f"; {error}"
+
+    return of
+
+
+def test_the_cells_differ_in_nothing_else(cells, compute_ratio, judge):
     import math
 
     from fixtures.studies import bytes_per_step
     from fixtures.study_readings import unmatched_layers
 
     for pairs, plain in _pairs(cells):
-        unmatched = unmatched_layers(pairs, plain)
-        judge.holds("layers_match", not unmatched, case=pairs.corpus, note=", ".join(unmatched[:3]))
-        read = [bytes_per_step(cell) for cell in (pairs, plain)]
-        judge("unmatched_bytes", abs(math.log(read[1] / read[0])), case=pairs.corpus, note=f"{read[0]:.0f} a step")
-        lengths = [cell.bench.config.data.seq_len for cell in (pairs, plain)]
-        note = "not matched: bytes and compute cannot both be equal with equal layers"
-        judge.info("compute_ratio", lengths[1] / lengths[0], case=pairs.corpus, null_value=1, note=note)
+        corpus = pairs.cell.corpus
+        unmatched = unmatched_layers(pairs.cell, plain.cell)
+        judge.holds("layers_match", not unmatched, case=corpus, note=", ".join(unmatched[:3]))
+        read = [bytes_per_step(each.cell) for each in (pairs, plain)]
+        judge("unmatched_bytes", abs(math.log(read[1] / read[0])), case=corpus, note=f"{read[0]:.0f} a step")
+        ratio, unknown = compute_ratio(pairs, plain)
+        note = f"operations of an update; bytes and compute cannot both be equal with equal layers{unknown}"
+        judge.info("compute_ratio", ratio, case=corpus, null_value=1, note=note)
 
 
 def test_every_cell_has_learnt_to_use_its_context(cells, judge):
     for cell, run in cells:
         gain = cell.bench.final_loss(run).context_gain
         judge("context_gain", gain.value, ci=gain.ci, n=gain.n, n_clusters=gain.n_clusters, **_where(cell, run))
+
+
+def test_no_cell_learns_its_text_by_heart(cells, judge):
+    for each in cells:
+        rise = each.rise_from_least()
+        note = "last evaluation less the best one"
+        judge(
+            "rise_from_least", rise.value, ci=rise.ci, n=rise.n, n_clusters=rise.n_clusters, note=note, **_where(*each)
+        )
 
 
 def test_no_cell_beats_the_entropy_of_its_source(cells, judge):
@@ -61,21 +87,23 @@ def test_no_cell_beats_the_entropy_of_its_source(cells, judge):
             judge("above_entropy", bits.value - least, ci=(bits.low - least, bits.high - least), **where)
 
 
-def test_what_the_tokeniser_changes_and_what_the_corpus(cells, bench, judge, publish_figure):
+def test_what_the_tokeniser_changes_and_what_the_corpus(cells, compute_ratio, bench, judge, publish_figure):
     import math
 
-    from fixtures.studies import bytes_per_step
     from fixtures.study_readings import as_table, felt, log_gradient_ratio
     from harness.metrics.anova import two_by_two
     from harness.study_figures import cells_figure
 
     for pairs, plain in _pairs(cells):
-        # bytes read as long as the byte model has spent what the other spent in all
-        compute = pairs.bench.config.data.seq_len / plain.bench.config.data.seq_len
-        read = compute * plain.bench.config.train.steps * bytes_per_step(plain)
+        # the byte model's updates until it has spent what the other had spent when it was last evaluated
+        ratio, unknown = compute_ratio(pairs, plain)
+        steps = pairs.last_evaluated
+        spent = {id(pairs.cell): steps, id(plain.cell): steps / ratio}
         for each in cells:
-            if each.cell is plain:
-                judge.info("bits_per_byte_at_equal_compute", each.bits_after(read), unit="bits/byte", **_where(*each))
+            if (step := spent.get(id(each.cell))) is not None:
+                note = f"after {step:.0f} updates, on the windows evaluated along the way{unknown}"
+                at = _where(*each) | {"note": note}
+                judge.info("bits_per_byte_at_equal_compute", each.bits_at(step), unit="bits/byte", **at)
     outcomes = {
         "bits_per_byte": [each.bits().value for each in cells],
         "rwkv_state_share": [felt(cell.bench, run).shares["rwkv"] for cell, run in cells],
@@ -98,7 +126,7 @@ def test_what_the_tokeniser_changes_and_what_the_corpus(cells, bench, judge, pub
             judge.info("share_of_variation", effect.share, **at)
         for (cell, run), value in zip(cells, values, strict=True):
             judge.info(f"cell_{name}", value, **_where(cell, run))
-        corpora = [pairs.corpus for pairs, _ in _pairs(cells)]
+        corpora = [pairs.cell.corpus for pairs, _ in _pairs(cells)]
         title = f"Tokenisation and corpus ({bench.subject.name})"
         figure = cells_figure(title, name.replace("_", " "), table.mean(2).tolist(), ["byte pairs", "bytes"], corpora)
         publish_figure(f"tokenisation-{name.replace('_', '-')}", figure)

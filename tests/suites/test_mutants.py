@@ -73,6 +73,7 @@ SEEN_BY = {
     "shaky_training": ("spikes_per_1000", "stability_over and spikes", SPIKED),
     "unmoved_mamba": ("update_response", "follows_its", STUDY),
     "shuffled_bytes": ("context_gain", "every_cell", STUDY_LONGER),
+    "repeated_text": ("rise_from_least", "by_heart", STUDY_LONGER),
     "one_seed": ("seeds_differ", "different_trainings", STUDY),
     "larger_is_worse": ("monotone", "scaling_held and larger", WIDTHS),
     "speaks_in_braces": ("code_share", "replies", SHORT),

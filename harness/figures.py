@@ -5,6 +5,7 @@ dash and marker. Matplotlib is imported when a figure is drawn.
 """
 
 import math
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
@@ -32,6 +33,8 @@ WIDTH_INCHES = 9.0
 DPI = 120
 MAX_TICKS = 24
 MAX_LOG_TICKS = 8
+# letters of 10 points that fit beside each other in a figure of one panel
+LETTERS = 90
 
 _CONFIG = ConfigDict(extra="forbid")
 
@@ -214,7 +217,7 @@ def _draw_lines(canvas: "Canvas", figure: LineFigure) -> int:
         axes.set_axis_off()
     # a label of the whole canvas would lie on the legend
     for axes in grid.flat[max(0, len(drawn) - columns) : len(drawn)]:
-        axes.set_xlabel(figure.x_label)
+        axes.set_xlabel(textwrap.fill(figure.x_label, LETTERS // columns))
         axes.tick_params(labelbottom=True)
     canvas.supylabel(figure.y_label, fontsize=10)
     canvas.legend(

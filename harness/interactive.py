@@ -8,6 +8,7 @@ chart is made.
 import base64
 import hashlib
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -29,6 +30,8 @@ HEIGHT = 240
 STROKES = ([1, 0], [6, 3], [2, 2], [6, 2, 1, 2])
 # entries of the legend beside each other: labels as long as this fit a telephone twice
 SHORT_LABEL = 14
+# of an axis, a line: as many fit a telephone
+LETTERS_OF_TITLE = 44
 
 Specification = dict[str, Any]
 
@@ -180,7 +183,10 @@ def _lines(
     chart: alt.Chart = alt.Chart(data).mark_line(strokeWidth=1.6, strokeDash=dash)
     chart = chart.encode(
         x=alt.X(
-            "x:Q", title=figure.x_label, axis=_x_axis(figure, shown), scale=_scale(figure.x_log, [x for x, _ in shown])
+            "x:Q",
+            title=textwrap.wrap(figure.x_label, LETTERS_OF_TITLE) or figure.x_label,
+            axis=_x_axis(figure, shown),
+            scale=_scale(figure.x_log, [x for x, _ in shown]),
         ),
         y=alt.Y(
             "y:Q",

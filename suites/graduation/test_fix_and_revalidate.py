@@ -98,6 +98,7 @@ def _figure(bench, arms, losses):
         for name, rows in columns.items()
         if all(rows)
     }
+    # by the axis, where there is room for several lines: a title is one
     places = ", ".join(f"{place} {name}" for place, name in enumerate(arms))
-    title = f"Remedies for {BRANCH} ({bench.subject.name}): {places}"
-    return LineFigure(title, "arm", "share of the branch, or nats", panels)
+    title = f"Remedies for {BRANCH} ({bench.subject.name})"
+    return LineFigure(title, f"arm: {places}", "share of the branch, or nats", panels)

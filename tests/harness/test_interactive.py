@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from harness.figures import LineFigure
 from harness.interactive import (
     HEIGHT,
+    LETTERS_OF_TITLE,
     MOST_POINTS,
     content_hash,
     line_chart,
@@ -157,3 +158,13 @@ def test_the_script_neither_ends_early_nor_loads_anything():
     assert "unpkg.com" not in script
     assert "jsdelivr" not in script
     assert content_hash("") == "sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="
+
+
+def test_a_long_name_of_the_axis_is_lines_that_fit_a_telephone():
+    for name, lines in {"lag": 1, "arm: 0 untreated, 1 state gradients clipped, 2 higher learning rate": 2}.items():
+        panel = line_chart(LineFigure("t", name, "y", {"": {"a": [(1, 2.0)]}})).panels[0]
+        title = panel["layer"][0]["encoding"]["x"]["title"]
+        assert len(title) == lines
+        assert " ".join(title) == name
+        assert max(map(len, title)) <= LETTERS_OF_TITLE
+        compiled(panel)

@@ -29,6 +29,10 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 MARKS = 12
 # beyond this many cells a number in each could not be read
 NUMBERED_CELLS = 130
+# points of the numbers in cells: as a rule, and where cells are narrow
+NUMBER_SIZES = (8.0, 5.0)
+# of the width and height of a cell, at most so much is its number
+CELL_FILL = 0.92
 WIDTH_INCHES = 9.0
 DPI = 120
 MAX_TICKS = 24
@@ -159,6 +163,7 @@ def draw_figure(figure: Drawn, path: Path) -> None:
     FigureCanvasAgg(canvas)
     left_out = _draw_lines(canvas, figure) if isinstance(figure, LineFigure) else _draw_matrix(canvas, figure)
     canvas.suptitle("\n".join(filter(None, (figure.title, left_out_remark(left_out, figure)))), fontsize=12)
+    _fit_numbers(canvas)
     canvas.savefig(path, dpi=DPI)
 
 
@@ -294,8 +299,30 @@ def _draw_matrix(canvas: "Canvas", figure: MatrixFigure) -> int:
         for row, column, value in _cells(figure):
             place = (value - low) / (high - low) if high > low else 0.5
             light = 0.25 < place < 0.75 if figure.diverging else place > 0.5
-            axes.text(column, row, f"{value:.2g}", ha="center", va="center", fontsize=8, color="k" if light else "w")
+            axes.text(
+                column, row, f"{value:.3g}", ha="center", va="center", fontsize=NUMBER_SIZES[0],
+                color="k" if light else "w",
+            )  # fmt: skip
     return rows * columns - len(finite)
+
+
+def _fit_numbers(canvas: "Canvas") -> None:
+    """Shrink the numbers of a matrix until each lies inside its cell; leave them out where they would be too small."""
+    axes = canvas.axes[0]
+    if not axes.texts:
+        return
+    # the size of a cell is known when everything else has its place
+    canvas.draw_without_rendering()
+    [(left, top), (right, bottom)] = axes.transData.transform([(-0.5, -0.5), (0.5, 0.5)])
+    boxes = [text.get_window_extent() for text in axes.texts]
+    width, height = max(box.width for box in boxes), max(box.height for box in boxes)
+    usual, least = NUMBER_SIZES
+    size = min(usual, usual * CELL_FILL * min((right - left) / width, (top - bottom) / height))
+    for text in list(axes.texts):
+        if size < least:
+            text.remove()
+        else:
+            text.set_fontsize(size)
 
 
 def _cells(figure: MatrixFigure) -> Iterator[tuple[int, int, float]]:

@@ -164,3 +164,39 @@ def test_the_text_for_those_who_do_not_see_it():
     assert describe_figure(lines(2.0, math.nan, 1.0)) == "title: y over x. From first to last point: a: 2 to 1."
     matrix = MatrixFigure("T", "layer", "branch", "nats", [[0.5, math.nan], [-1.0, 2.0]])
     assert describe_figure(matrix) == "T: nats by branch and layer (2 by 2), from -1 to 2."
+
+
+def numbered(values, tmp_path, monkeypatch, **ticks):
+    """The numbers in the cells of a matrix, after a check that each lies inside its own."""
+    from matplotlib.figure import Figure
+
+    kept = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, path, dpi: kept.append(self))
+    draw_figure(MatrixFigure("title", "x", "y", "nats", values, **ticks), tmp_path / "f.png")
+    kept[0].draw_without_rendering()
+    axes = kept[0].axes[0]
+    for text in axes.texts:
+        box, (column, row) = text.get_window_extent(), text.get_position()
+        (left, top), (right, bottom) = axes.transData.transform([(column - 0.5, row - 0.5), (column + 0.5, row + 0.5)])
+        assert left <= box.x0
+        assert box.x1 <= right
+        assert bottom <= box.y0
+        assert box.y1 <= top
+    return [text.get_text() for text in axes.texts]
+
+
+def test_cells_tell_apart_what_differs_in_the_third_digit(tmp_path, monkeypatch):
+    found = numbered([[0.514, 0.508], [1234.0, -1.2345e-5]], tmp_path, monkeypatch)
+    assert found == ["0.514", "0.508", "1.23e+03", "-1.23e-05"]
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(1, 2), (2, 2), (10, 13), (11, 11), (26, 5)])
+def test_numbers_fit_in_their_cells(rows, columns, tmp_path, monkeypatch):
+    values = [[-1.23456e-5 * (row + column + 1) for column in range(columns)] for row in range(rows)]
+    ticks = {"y_ticks": [f"layer {row}, mamba" for row in range(rows)]}
+    assert len(numbered(values, tmp_path, monkeypatch, **ticks)) == rows * columns
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(1, 130), (130, 1), (2, 65)])
+def test_numbers_that_would_be_too_small_are_not_written(rows, columns, tmp_path, monkeypatch):
+    assert numbered([[0.123] * columns] * rows, tmp_path, monkeypatch) == []

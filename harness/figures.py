@@ -238,7 +238,7 @@ def _set_line_ticks(axes: "Axes", figure: LineFigure, places: Sequence[float]) -
     if figure.x_log:
         axes.set_xscale("log")
         chosen = _apart(places)
-        axes.set_xticks(chosen, [_short(place) for place in chosen])
+        axes.set_xticks(chosen, [short_number(place) for place in chosen])
         axes.xaxis.set_minor_locator(NullLocator())
     elif all(place == int(place) for place in places):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -255,7 +255,7 @@ def _apart(places: Sequence[float]) -> list[float]:
     return chosen
 
 
-def _short(place: float) -> str:
+def short_number(place: float) -> str:
     """``512``, ``0.25``; from a hundred thousand on with a letter: ``2.1M``, ``4P``."""
     for unit, letter in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
         # by what is shown: .9999 million are 1M, not 1e+03k

@@ -7,6 +7,7 @@ chart is made.
 
 import base64
 import hashlib
+import json
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from harness.figures import COLOURS, LineFigure, Point, describe_figure, drawable, left_out_remark
+from harness.figures import COLOURS, LineFigure, Point, describe_figure, drawable, left_out_remark, short_number
 from harness.training_figures import LossFigure, training_figures
 
 if TYPE_CHECKING:
@@ -258,12 +259,14 @@ def _scale(logarithmic: bool, values: Sequence[float]) -> "alt.Scale":
 
 
 def _x_axis(figure: LineFigure, shown: Sequence[Point]) -> "alt.Axis":
-    """On a logarithmic axis the places themselves, not powers of ten; whole numbers between whole numbers."""
+    """On a logarithmic axis the places themselves, as short as in a drawn figure; whole numbers between whole ones."""
     import altair as alt
 
     places = sorted({x for x, _ in shown})
     if figure.x_log:
-        return alt.Axis(format=".6~g", values=places, labelOverlap=True)
+        labels = [short_number(place) for place in places]
+        named = f"{json.dumps(labels)}[indexof({json.dumps(places)}, datum.value)]"
+        return alt.Axis(labelExpr=named, values=places, labelOverlap="greedy")
     return alt.Axis(tickCount=6, tickMinStep=1) if all(x == int(x) for x in places) else alt.Axis(tickCount=6)
 
 

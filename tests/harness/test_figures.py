@@ -13,12 +13,12 @@ from harness.figures import (
     MatrixFigure,
     Passage,
     TextFigure,
-    _short,
     _styles,
     describe_figure,
     draw_figure,
     figure_from_json,
     figure_to_json,
+    short_number,
 )
 
 
@@ -151,7 +151,7 @@ def test_labels_of_a_logarithmic_axis_are_short_and_do_not_run_into_each_other(t
 
 def test_a_label_has_the_unit_of_the_number_that_it_shows():
     places = (99_999, 131_072, 999_499, 999_999, 999_999_999)
-    assert [_short(place) for place in places] == ["100k", "131k", "999k", "1M", "1B"]
+    assert [short_number(place) for place in places] == ["100k", "131k", "999k", "1M", "1B"]
 
 
 def test_any_two_lines_look_different():

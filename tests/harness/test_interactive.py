@@ -2,13 +2,14 @@
 
 import json
 import math
+import re
 
 import pytest
 import vl_convert
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.figures import LineFigure
+from harness.figures import LineFigure, short_number
 from harness.interactive import (
     HEIGHT,
     LETTERS_OF_TITLE,
@@ -141,6 +142,30 @@ def test_trainings_of_one_name_share_their_charts_and_a_lost_log_costs_itself_on
     for chart in charts.values():
         for panel in chart.panels:
             compiled(panel)
+
+
+def test_a_logarithmic_axis_is_as_short_as_in_a_drawn_figure_and_a_point_tells_the_whole_number():
+    sizes = [0.25, 1000.5, 2_103_970, 2_685_480, 999_999_999, 4.22e15]
+    figure = LineFigure("t", "parameters", "y", {"": {"a": [(size, 1.0) for size in sizes]}}, x_log=True)
+    panel = line_chart(figure).panels[0]
+    svg = vl_convert.vegalite_to_svg({**panel, "width": 1600}, vl_version="6.4")
+    written = re.findall(r"<text[^>]*>([^<]*)", svg)
+    shown = [short_number(size) for size in sizes]
+    assert written[: written.index("parameters")] == shown == ["0.25", "1000.5", "2.1M", "2.69M", "1B", "4.22P"]
+    tips = [tip for layer in panel["layer"] for tip in layer["encoding"].get("tooltip", ())]
+    [place] = [tip for tip in tips if tip["title"] == "parameters"]
+    assert place["field"] == "x"
+    assert "format" not in place, "all of the number"
+    assert [row["x"] for row in values(panel, layer=1)] == sizes
+
+
+def test_labels_of_a_narrow_logarithmic_axis_do_not_run_into_each_other():
+    sizes = [2_103_970, 2_104_000, 2_685_480, 3_450_000, 5_268_304, 8_052_790]
+    figure = LineFigure("t", "n", "y", {"": {"a": [(size, 1.0) for size in sizes]}}, x_log=True)
+    svg = vl_convert.vegalite_to_svg({**line_chart(figure).panels[0], "width": 330}, vl_version="6.4")
+    texts = re.findall(r"<text([^>]*)>([^<]*)", svg)
+    written = [text for attributes, text in texts if 'opacity="0"' not in attributes]
+    assert written[: written.index("n")] == ["2.1M", "2.69M", "3.45M", "5.27M", "8.05M"]
 
 
 def test_vega_refuses_a_wrong_specification():

@@ -37,7 +37,7 @@ def test_every_arm_is_trainings_of_its_own(arms, judge):
 def test_what_the_remedies_change(arms, bench, judge, publish_figure):
     import math
 
-    from fixtures.fix_readings import FELT, SHARES, loss_change, share_change, status_words, verdict_of
+    from fixtures.fix_readings import FELT, SHARES, loss_change, share_change, status_words, unread_note, verdict_of
     from fixtures.fix_study import BRANCH, UNTREATED
     from fixtures.study_readings import validation_loss
     from harness.metrics.intervals import t_interval
@@ -53,13 +53,14 @@ def test_what_the_remedies_change(arms, bench, judge, publish_figure):
         loss = t_interval(losses[name])
         judge.info("val_loss", loss.value, ci=loss.ci, unit="nats/token", n=loss.n, case=name, note="over seeds")
         for share in SHARES:
-            values = arm.values(share)
-            unread = "; ".join(reading.unread[share] for reading in arm.readings if share in reading.unread)
-            judge.info(f"{share}_unread", len(arm.runs) - len(values), unit="trainings", note=unread, **at)
-            for run, value in zip(arm.runs, values, strict=False):
-                where = bench.where(run) | at | {"n": value.n, "n_clusters": value.n_clusters}
-                judge.info(share, value.value, ci=value.ci, note="over documents", **where)
-            if values:
+            note = unread_note(arm, bare, share)
+            judge.info(f"{share}_unread", len(arm.unread(share)), unit="trainings", note=note, **at)
+            for run, reading in zip(arm.runs, arm.readings, strict=True):
+                if share in reading.shares:
+                    value = reading.shares[share]
+                    where = bench.where(run) | at | {"n": value.n, "n_clusters": value.n_clusters}
+                    judge.info(share, value.value, ci=value.ci, note="over documents", **where)
+            if values := arm.values(share):
                 mean = t_interval([value.value for value in values])
                 judge.info(f"mean_{share}", mean.value, ci=mean.ci, n=mean.n, note="over seeds", **at)
         for diagnostic, words in status_words(arm, bench.subject.scale).items():

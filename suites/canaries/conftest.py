@@ -29,18 +29,23 @@ def words(lexicon, judge):
 
 
 @pytest.fixture
-def taught(bench, words, judge, trained):
-    """``(seed, model, where)`` of everything trained, taught the dialogues."""
+def lessons(bench, words, judge, trained):
+    """Everything trained, taught the dialogues. MISSING where lessons diverged."""
     from fixtures.dialogues.training import TeachingError, teach
 
     try:
-        found = bench.once(("taught",), lambda: teach(bench, words))
+        return bench.once(("taught",), lambda: teach(bench, words))
     except TeachingError as error:
         judge.missing(str(error))
+
+
+@pytest.fixture
+def taught(bench, lessons):
+    """``(seed, model, where)`` of everything trained, taught the dialogues."""
     return [
         (each.seed, bench.once(("taught", each.directory), each.model),
          {"seed": each.seed, "step": each.result.steps, "checkpoint_sha256": each.checkpoint_sha256})
-        for each in found
+        for each in lessons
     ]  # fmt: skip
 
 
@@ -90,11 +95,14 @@ def require_learnable(bench, words, read, readings, judge):
 
 
 @pytest.fixture
-def canary(bench, words, judge, readings, publish_items, require_learnable):
+def canary(bench, words, judge, lessons, readings, publish_items, require_learnable):
     """``canary("C1a")``: read a canary of everything taught, look at its controls, and judge it."""
     from fixtures.dialogues.canaries import make_canary
+    from fixtures.dialogues.training import DEV_ITEMS
     from harness.forced_choice import leak
     from harness.metrics.forced_choice import kappa
+
+    results = {each.seed: (each.lr, each.result) for each in lessons}
 
     def run(name):
         reference = make_canary(name, words, bench.subject.scale).reference()
@@ -106,6 +114,11 @@ def canary(bench, words, judge, readings, publish_items, require_learnable):
                 judge.info("control_accuracy", control.value, ci=control.ci, case=form, n=control.n, **at)
             if reason := leak(reading, reference):
                 judge.invalid(f"{name}: {reason}")
+            lr, result = results[seed]
+            learned_at = f"learning rate {lr:g}, loss of the last epoch {result.losses[-1]:.3f}"
+            for split, accuracies in result.accuracies.items():
+                if name in accuracies:
+                    judge.info("lesson_accuracy", accuracies[name], case=split, n=DEV_ITEMS, note=learned_at, **at)
             at |= {"n": found.n, "n_clusters": found.n_clusters}
             judge.info("raw_accuracy", reading.raw.value, ci=reading.raw.ci, note="by log p alone", **at)
             corrected = kappa(found, reading.chance)
